@@ -1,0 +1,411 @@
+// Package config reads postern's one YAML file, refuses what it does not
+// know, and returns typed values that nobody changes afterwards.
+//
+// The comments of the types below are the manual: docs/config.md is generated
+// from them.
+package config
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Config is the whole file.
+type Config struct {
+	// The contact address given to the certificate authority. Same as
+	// tls.email, which wins when both are set.
+	Email string `yaml:"email"`
+
+	// The addresses postern accepts connections on.
+	Listen Listen `yaml:"listen"`
+
+	// The folder that holds certificates, the local CA, session ticket keys
+	// and bans. It is no cache: losing it costs new certificates. Default:
+	// /var/lib/postern for root, else $XDG_DATA_HOME/postern
+	// (~/.local/share/postern).
+	Data string `yaml:"data"`
+
+	// What is written to the log and where.
+	Log Log `yaml:"log"`
+
+	// The private listener for metrics, health and profiling.
+	Admin Admin `yaml:"admin"`
+
+	// The networks whose X-Forwarded-For, Forwarded, X-Request-Id and PROXY
+	// protocol header (versions 1 and 2) are believed. Empty (the default):
+	// nobody's.
+	TrustedProxies []netip.Prefix `yaml:"trusted_proxies"`
+
+	// How long requests in flight may take to finish after SIGTERM, and how
+	// long the old side of a reload lives on. 0s: they are cut off at once.
+	// Default 10s.
+	Grace time.Duration `yaml:"grace"`
+
+	// Certificates.
+	TLS TLS `yaml:"tls"`
+
+	// Who is refused, and for how long.
+	Guard Guard `yaml:"guard"`
+
+	// Bounds on what one connection and one request may use.
+	Limits Limits `yaml:"limits"`
+
+	// What is served, by host name. A host that is named nowhere here is
+	// refused.
+	Sites []Site `yaml:"sites"`
+}
+
+// Listen says where connections are accepted. Each key takes one address or
+// a list: ":80", "host:port", "[::]:443". "" turns the listener off. Port 0
+// takes any free port, which is told in the log.
+type Listen struct {
+	// Clear-text HTTP: challenges of the certificate authority and redirects.
+	// Default ":80".
+	HTTP Addrs `yaml:"http"`
+
+	// HTTPS. Default ":443".
+	HTTPS Addrs `yaml:"https"`
+}
+
+// Addrs is one listen address or a list of them.
+type Addrs []string
+
+// Log says what is written and how.
+type Log struct {
+	// debug, info, warn or error. Default info.
+	Level string `yaml:"level"`
+
+	// json or text. Default json.
+	Format string `yaml:"format"`
+
+	// One line for each request. Default true.
+	Access bool `yaml:"access"`
+
+	// Whether the access line holds the query string. Queries carry secrets
+	// more often than not: default false.
+	Query bool `yaml:"query"`
+
+	// A file for the access lines, rotated. Absent: they go where the log
+	// goes (standard error).
+	File *LogFile `yaml:"file"`
+}
+
+// LogFile is the access log's file. A plain string is its path.
+type LogFile struct {
+	// The path; its folder must exist.
+	Path string `yaml:"path"`
+
+	// Rotate when the file reaches this many megabytes. Default 10.
+	MaxSize int `yaml:"max_size"`
+
+	// Delete rotated files older than this many days. 0 (the default): age
+	// does not matter.
+	MaxAge int `yaml:"max_age"`
+
+	// Keep this many rotated files. Default 5.
+	MaxBackups int `yaml:"max_backups"`
+}
+
+// Admin is the private listener: /metrics, /healthz, /readyz, /health and
+// /debug/pprof.
+type Admin struct {
+	// A loopback host:port or unix:/path/to/socket; "" turns it off. Any
+	// other address is refused unless a token is set. Default
+	// 127.0.0.1:9180.
+	Listen string `yaml:"listen"`
+
+	// When set, requests need `Authorization: Bearer <token>` (on a unix
+	// socket too). At least 16 characters. token_file reads it from a file.
+	Token Secret `yaml:"token"`
+}
+
+// TLS says where certificates come from.
+type TLS struct {
+	// acme or local. acme asks a public certificate authority; local signs
+	// with a root of our own, kept in the data folder, for tests and for
+	// names no public authority can check. Default acme.
+	Issuer string `yaml:"issuer"`
+
+	// The contact address given to the certificate authority. Default: the
+	// top-level email.
+	Email string `yaml:"email"`
+
+	// The ACME certificate authority.
+	ACME ACME `yaml:"acme"`
+
+	// Certificates for names that no site lists, obtained at their first
+	// handshake. Absent (the default): only the hosts of sites get one.
+	OnDemand *OnDemand `yaml:"on_demand"`
+
+	// The lowest TLS version spoken: "1.2" or "1.3". Default "1.2".
+	MinVersion string `yaml:"min_version"`
+
+	// The host whose certificate is shown to a client that names none, or
+	// connects by IP address. Must be a host of a site. Absent (the
+	// default): such a client is refused before the handshake costs
+	// anything.
+	DefaultHost string `yaml:"default_host"`
+}
+
+// ACME is a certificate authority that speaks RFC 8555.
+type ACME struct {
+	// The directory URL (RFC 8555 section 7.1.1). Default: Let's Encrypt's
+	// production directory.
+	Directory string `yaml:"directory"`
+
+	// A PEM file with the roots to trust for the directory itself. Absent:
+	// the system's roots.
+	Root string `yaml:"root"`
+
+	// The certificate profile asked for (draft-ietf-acme-profiles), one of
+	// those the directory lists, such as classic or shortlived. Absent: the
+	// authority's default.
+	Profile string `yaml:"profile"`
+
+	// The external account binding some authorities need (RFC 8555 section
+	// 7.3.4).
+	EAB *EAB `yaml:"eab"`
+
+	// The challenges to use: http-01, tls-alpn-01, or both, which is the
+	// default.
+	Challenges []string `yaml:"challenges"`
+}
+
+// EAB binds the ACME account to an account at the authority.
+type EAB struct {
+	// The key identifier given by the authority.
+	KID string `yaml:"kid"`
+
+	// The base64url-encoded MAC key given by the authority. hmac_file reads
+	// it from a file.
+	HMAC Secret `yaml:"hmac"`
+}
+
+// OnDemand says for which names beyond the sites' hosts a certificate may be
+// obtained at the first handshake.
+type OnDemand struct {
+	// Host names or one-label wildcards such as "*.mypi.duckdns.org".
+	Allow []string `yaml:"allow"`
+
+	// A URL asked with ?domain=NAME for names that allow does not cover:
+	// 200 allows, anything else refuses. It must answer within 2s. Absent:
+	// only allow decides.
+	Ask string `yaml:"ask"`
+}
+
+// Guard says who is refused.
+type Guard struct {
+	// enforce, detect or off. detect counts and logs what would have been
+	// refused, and refuses nothing. Default enforce.
+	Mode string `yaml:"mode"`
+
+	// Networks that are never banned. Giving the key replaces the built-in
+	// list: loopback, private, link-local and carrier-grade NAT networks.
+	// This machine's own addresses and trusted_proxies are always spared.
+	Never []netip.Prefix `yaml:"never"`
+
+	// More networks that are never banned, on top of never.
+	Allow []netip.Prefix `yaml:"allow"`
+
+	// The rate each client address may ask at, over all sites. Absent: no
+	// such limit.
+	RateLimit *RateLimit `yaml:"rate_limit"`
+
+	// How long an address that misbehaved is refused.
+	Bans Bans `yaml:"bans"`
+}
+
+// Bans says how long bans last. Each further ban of an address lasts longer,
+// from first up to max.
+type Bans struct {
+	// How long the first ban of an address lasts. Default 10m.
+	First time.Duration `yaml:"first"`
+
+	// The longest ban. Default 24h.
+	Max time.Duration `yaml:"max"`
+}
+
+// RateLimit is a rate for one client address and how far it may be ahead of
+// it. An IPv6 client counts by its /64 network. What is over the rate is
+// answered 429 with Retry-After and RateLimit headers.
+type RateLimit struct {
+	// Requests per time: "20/s", "300/m" or "5000/h".
+	Rate Rate `yaml:"rate"`
+
+	// How many requests may come at once. Default: the number in rate, at
+	// least 1.
+	Burst int `yaml:"burst"`
+}
+
+// Limits bounds what strangers can make postern hold.
+type Limits struct {
+	// Open connections in total. Default 4096, and never more than the
+	// process's file descriptors allow.
+	Connections int `yaml:"connections"`
+
+	// Open connections from one client address (an IPv6 client counts by its
+	// /64 network). Addresses of guard.never and guard.allow are not bound
+	// by it. Default 64.
+	ConnectionsPerAddress int `yaml:"connections_per_address"`
+
+	// The longest head (request line and header fields) of a request, in
+	// bytes or with k or m. Default 32k.
+	Header Size `yaml:"header"`
+
+	// The largest request body, in bytes or with k, m or g. A site or route
+	// may set its own. 0 (the default): no bound; bodies are streamed.
+	Body Size `yaml:"body"`
+
+	// How long a client may take to send the head of a request. Default 5s.
+	HeaderTimeout time.Duration `yaml:"header_timeout"`
+
+	// How long a client's connection may be idle between requests. Default
+	// 60s.
+	IdleTimeout time.Duration `yaml:"idle_timeout"`
+
+	// How long a body, either way, may go without progress. Default 30s.
+	StallTimeout time.Duration `yaml:"stall_timeout"`
+
+	// How long a TLS handshake may take. Default 10s.
+	HandshakeTimeout time.Duration `yaml:"handshake_timeout"`
+}
+
+// Site is what is served under some host names.
+type Site struct {
+	// Host names: "mypi.duckdns.org", or "*.mypi.duckdns.org" for every name
+	// one label below.
+	Hosts []string `yaml:"hosts"`
+
+	// A certificate from files instead of an automatic one.
+	TLS *SiteTLS `yaml:"tls"`
+
+	// What port 80 does for these hosts. redirect: 308 to https for GET and
+	// HEAD, 403 for the rest, so that no client turns a POST into a GET.
+	// serve: the same as over https. off: refused. Default redirect; serve
+	// when listen.https is off.
+	HTTP string `yaml:"http"`
+
+	// Strict-Transport-Security (RFC 6797) on answers over https. Absent:
+	// not sent.
+	HSTS *HSTS `yaml:"hsts"`
+
+	// Shorthand for one route that takes every path: one backend or a list.
+	// Routes, if any, come first.
+	Upstream Upstreams `yaml:"upstream"`
+
+	// Deadlines towards the backends, for every route that sets none of its
+	// own.
+	Timeout Timeout `yaml:"timeout"`
+
+	// A limit per client address over the whole site.
+	RateLimit *RateLimit `yaml:"rate_limit"`
+
+	// The largest request body for this site. Default: limits.body.
+	MaxBody *Size `yaml:"max_body"`
+
+	// What is done by path. The first match wins, in the order written here.
+	// A path that matches none is refused.
+	Routes []Route `yaml:"routes"`
+}
+
+// SiteTLS names certificate files. They are read again when they change.
+type SiteTLS struct {
+	// The PEM file with the certificate and its chain.
+	Cert string `yaml:"cert"`
+
+	// The PEM file with the private key.
+	Key string `yaml:"key"`
+}
+
+// HSTS is the Strict-Transport-Security header. `hsts: true` takes the
+// defaults.
+type HSTS struct {
+	// How long browsers remember. Default 8760h (a year).
+	MaxAge time.Duration `yaml:"max_age"`
+
+	// Whether it binds all sub-domains too. Default false.
+	IncludeSubdomains bool `yaml:"include_subdomains"`
+
+	// Whether the name may be put on the browsers' preload lists. Default
+	// false.
+	Preload bool `yaml:"preload"`
+}
+
+// Route says what is done with the requests for some paths. It has exactly
+// one of upstream, redirect and respond.
+type Route struct {
+	// "/ping" for that path alone, "/api/*" for /api and everything below
+	// it, "/*" or absent for every path. Matching looks at the path with
+	// percent-encoding, double slashes and dot segments resolved; the
+	// backend gets the path byte for byte as the client sent it.
+	Path string `yaml:"path"`
+
+	// The methods this route takes; GET includes HEAD. Another method is
+	// answered 405 unless a later route takes it. Absent: every method.
+	Methods []string `yaml:"methods"`
+
+	// Backends: one or a list, taken in turn.
+	Upstream Upstreams `yaml:"upstream"`
+
+	// Removed from the start of the path before it goes to the backend.
+	StripPrefix string `yaml:"strip_prefix"`
+
+	// Answer with a redirect.
+	Redirect *Redirect `yaml:"redirect"`
+
+	// Answer from here.
+	Respond *Respond `yaml:"respond"`
+
+	// Deadlines towards the backends.
+	Timeout Timeout `yaml:"timeout"`
+
+	// A limit per client address on this route, on top of the site's.
+	RateLimit *RateLimit `yaml:"rate_limit"`
+
+	// The largest request body on this route. Default: the site's max_body.
+	MaxBody *Size `yaml:"max_body"`
+}
+
+// Upstreams is one backend or a list of them. A backend is "host:port",
+// "http://host:port", "https://host[:port]", "h2c://host:port" or
+// "unix:/path/to/socket". Names are looked up at each new connection.
+type Upstreams []string
+
+// Timeout holds the deadlines towards a backend.
+type Timeout struct {
+	// To open a connection (for https backends: with the handshake). Default
+	// 3s.
+	Connect *time.Duration `yaml:"connect"`
+
+	// From the request to the first byte of the answer. 0s: none. Default
+	// 60s.
+	Response *time.Duration `yaml:"response"`
+
+	// How long an idle connection to the backend is kept. Must be shorter
+	// than the backend's own keep-alive, or a request meets a connection
+	// that is just being closed; Node closes after 5s. 0s: a new connection
+	// for every request. Default 4s.
+	Idle *time.Duration `yaml:"idle"`
+}
+
+// Redirect answers with another address.
+type Redirect struct {
+	// An absolute URL or a path. A "*" at its end takes what the route's own
+	// "*" matched, and the query is kept.
+	To string `yaml:"to"`
+
+	// 301, 302, 303, 307 or 308. Default 308.
+	Status int `yaml:"status"`
+}
+
+// Respond answers with a fixed text.
+type Respond struct {
+	// 200 to 599. Default 200.
+	Status int `yaml:"status"`
+
+	// The body. Default: empty.
+	Body string `yaml:"body"`
+
+	// The Content-Type. Default "text/plain; charset=utf-8".
+	Type string `yaml:"type"`
+}
