@@ -1,0 +1,322 @@
+package tlsmgr
+
+import (
+	"container/list"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// OnDemand says for which names that no site lists a certificate may be
+// obtained at the first handshake.
+type OnDemand struct {
+	// Allow lists host names and one-label wildcards like "*.example.org".
+	Allow []string
+
+	// Ask is an http or https URL that decides about names Allow does not
+	// cover: it is called with ?domain=NAME and allows with status 200. It
+	// has 2 s; redirects are not followed. Answers are kept for a minute.
+	// Empty: only Allow decides.
+	Ask string
+
+	// PerHour is how many attempts to get a new name from an ACME authority
+	// may be made in any hour, all names together. The names below a
+	// wildcard are chosen by whoever connects, and the authority's limits
+	// are ours to keep. Zero means 20.
+	PerHour int
+}
+
+const (
+	onDemandHeld    = 1000             // certificates for names no site lists, at most
+	onDemandAtOnce  = 4                // attempts at the same time
+	onDemandTimeout = 90 * time.Second // for one attempt
+	memorySize      = 1024             // names remembered per table, the oldest leaves first
+)
+
+func (o OnDemand) normal() (OnDemand, error) {
+	allow := make([]string, 0, len(o.Allow))
+	for _, a := range o.Allow {
+		n, err := canonicalHost(a)
+		if err != nil {
+			return o, fmt.Errorf("tls on_demand allow: %w", err)
+		}
+		allow = append(allow, n)
+	}
+	o.Allow = allow
+	if o.Ask != "" {
+		u, err := url.Parse(o.Ask)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			return o, errors.New("tls on_demand ask: not a URL we can call, want http://host/path or https://host/path")
+		}
+	}
+	if o.PerHour <= 0 {
+		o.PerHour = 20
+	}
+	return o, nil
+}
+
+// onDemandRules is OnDemand ready for handshakes.
+type onDemandRules struct {
+	allow   nameMap[struct{}]
+	ask     string
+	perHour int
+}
+
+func newOnDemandRules(o OnDemand) *onDemandRules {
+	r := &onDemandRules{allow: newNameMap[struct{}](), ask: o.Ask, perHour: o.PerHour}
+	for _, a := range o.Allow {
+		r.allow.set(a, struct{}{})
+	}
+	return r
+}
+
+func (r *onDemandRules) listed(name string) bool { _, ok := r.allow.find(name); return ok }
+
+// mayKeep reports whether a certificate obtained under earlier rules may stay
+// in memory under these.
+func (r *onDemandRules) mayKeep(name string) bool { return r.ask != "" || r.listed(name) }
+
+// allowed decides about a name no site lists. Nothing that is not allowed
+// reaches the storage or the authority.
+func (m *Manager) allowed(ctx context.Context, r *onDemandRules, name string) bool {
+	if !plausibleName(name) {
+		return false
+	}
+	if r.listed(name) {
+		return true
+	}
+	if r.ask == "" {
+		return false
+	}
+	// What we hold is served whatever the asked service says or does: its
+	// outage must not become ours.
+	if m.eng.holds(name) {
+		return true
+	}
+	ok, err := m.asks.ask(ctx, r.ask, name)
+	switch {
+	case err != nil:
+		m.metrics.asked("error")
+		m.log.Debug("on-demand question got no answer", "name", name, "err", err)
+	case ok:
+		m.metrics.asked("allowed")
+	default:
+		m.metrics.asked("refused")
+	}
+	return ok && err == nil
+}
+
+// plausibleName keeps out what no authority would certify: addresses, single
+// labels, and bytes that do not belong into a host name (RFC 1123 section 2.1).
+func plausibleName(name string) bool {
+	if len(name) == 0 || len(name) > 253 || !strings.Contains(name, ".") {
+		return false
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// obtainOnDemand gets a certificate for an allowed name into memory. Handshakes
+// for the same name share one attempt. The attempt outlives the handshake: a
+// client that gave up finds the certificate when it comes again.
+func (m *Manager) obtainOnDemand(ctx context.Context, name string) error {
+	done := m.flight.DoChan(name, func() (any, error) {
+		m.ending.Lock()
+		if m.closed {
+			m.ending.Unlock()
+			return nil, errNoCertificate
+		}
+		m.busy.Add(1)
+		m.ending.Unlock()
+		defer m.busy.Done()
+		return nil, m.coldObtain(name)
+	})
+	select {
+	case r := <-done:
+		return r.Err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// coldObtain loads name from disk, or spends one attempt on it.
+func (m *Manager) coldObtain(name string) error {
+	now := time.Now()
+	turn, wait := m.cold.lookUp(name, now)
+	if wait {
+		m.metrics.onDemandRefused("backoff")
+		return errNoCertificate
+	}
+	rules := m.table.Load().onDemand
+	if rules == nil {
+		return errNoCertificate // a reload took the rules away meanwhile
+	}
+	ctx, cancel := context.WithTimeout(m.ctx, onDemandTimeout)
+	defer cancel()
+	err := m.eng.load(ctx, name)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, errNotStored) {
+		m.setAside(name, err)
+	}
+	if m.onDemandCount() >= onDemandHeld {
+		m.metrics.onDemandRefused("full")
+		return errNoCertificate
+	}
+	if reason := m.cold.begin(now, rules.perHour, m.eng.counts()); reason != "" {
+		m.metrics.onDemandRefused(reason)
+		return errNoCertificate
+	}
+	defer m.cold.end()
+	err = m.eng.obtain(ctx, name, turn)
+	if err == nil {
+		err = m.eng.load(ctx, name)
+		m.dropUnwanted(name)
+	}
+	m.metrics.attempt("obtain", err)
+	if err != nil {
+		f := explain(err)
+		after := retryAfter(turn+1, f.kind)
+		m.cold.failed(name, now.Add(after))
+		m.log.Warn("on-demand certificate not obtained", "name", name, "err", f.words, "retry_in", after)
+		return errNoCertificate
+	}
+	m.cold.forget(name)
+	m.log.Info("on-demand certificate obtained", "name", name)
+	return nil
+}
+
+// onDemandCount is how many certificates in memory belong to no site.
+func (m *Manager) onDemandCount() int {
+	t := m.table.Load()
+	return m.eng.count(func(name string) bool {
+		if strings.HasPrefix(name, "*.") {
+			return false
+		}
+		_, ok := t.sites.find(name)
+		return !ok
+	})
+}
+
+// coldStart bounds what strangers can make us ask of an authority.
+type coldStart struct {
+	mu      sync.Mutex
+	failing *memory[coldFailure] // guarded by mu
+	begun   []time.Time          // attempts of the last hour, oldest first; guarded by mu
+	running int                  // guarded by mu
+}
+
+type coldFailure struct {
+	times int
+	until time.Time
+}
+
+func newColdStart() *coldStart { return &coldStart{failing: newMemory[coldFailure](memorySize)} }
+
+// lookUp says how often name failed before and whether it must still wait.
+func (c *coldStart) lookUp(name string, now time.Time) (times int, wait bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, _ := c.failing.get(name)
+	return f.times, now.Before(f.until)
+}
+
+// begin takes a slot, or says which bound was reached. counted is false for an
+// authority that limits nobody.
+func (c *coldStart) begin(now time.Time, perHour int, counted bool) (refused string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.running >= onDemandAtOnce {
+		return "busy"
+	}
+	if counted {
+		for len(c.begun) > 0 && now.Sub(c.begun[0]) >= time.Hour {
+			c.begun = c.begun[1:]
+		}
+		if len(c.begun) >= perHour {
+			return "budget"
+		}
+		c.begun = append(c.begun, now)
+	}
+	c.running++
+	return ""
+}
+
+func (c *coldStart) end() {
+	c.mu.Lock()
+	c.running--
+	c.mu.Unlock()
+}
+
+func (c *coldStart) failed(name string, until time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f, _ := c.failing.get(name)
+	c.failing.put(name, coldFailure{f.times + 1, until})
+}
+
+func (c *coldStart) forget(name string) {
+	c.mu.Lock()
+	c.failing.drop(name)
+	c.mu.Unlock()
+}
+
+// memory remembers a value for a bounded number of names; the one unused for
+// longest goes first. Not for concurrent use.
+type memory[T any] struct {
+	size  int
+	at    map[string]*list.Element
+	order *list.List // of memoryItem[T], most recent in front
+}
+
+type memoryItem[T any] struct {
+	key   string
+	value T
+}
+
+func newMemory[T any](size int) *memory[T] {
+	return &memory[T]{size: size, at: map[string]*list.Element{}, order: list.New()}
+}
+
+func (m *memory[T]) get(key string) (T, bool) {
+	e, ok := m.at[key]
+	if !ok {
+		var none T
+		return none, false
+	}
+	m.order.MoveToFront(e)
+	return e.Value.(memoryItem[T]).value, true
+}
+
+func (m *memory[T]) put(key string, v T) {
+	m.drop(key)
+	m.at[key] = m.order.PushFront(memoryItem[T]{key, v})
+	if len(m.at) > m.size {
+		m.drop(m.order.Back().Value.(memoryItem[T]).key)
+	}
+}
+
+func (m *memory[T]) drop(key string) {
+	if e, ok := m.at[key]; ok {
+		m.order.Remove(e)
+		delete(m.at, key)
+	}
+}

@@ -1,0 +1,384 @@
+// Package tlsmgr owns the certificates: which names have one, where it comes
+// from, how fresh it is; it hands out one *tls.Config for the listeners.
+//
+// A certificate comes from one of four places: files of the user, an ACME
+// authority (RFC 8555), a local authority of our own (for demos and for names
+// no public authority can check), or, for names that no site lists but the
+// on-demand rules allow, from the authority at the first handshake.
+//
+// certmagic keeps the storage, the renewals and the ACME protocol. Only
+// engine.go knows it. What decides *when* a first certificate is tried for is
+// driver.go, and that is the place where a driver that knows about the health
+// of the DNS can take over: engine.obtain is exactly one attempt, with one
+// challenge type, holding certmagic's storage lock no longer than that.
+package tlsmgr
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
+)
+
+// Config says which certificates to hold. New and Apply copy what they need;
+// the caller may reuse the value.
+type Config struct {
+	// Dir is the data folder. Certificates, the ACME account, the local
+	// authority and the session ticket keys live below it. It is made when
+	// missing, and only this process may write there. Required; Apply cannot
+	// change it.
+	Dir string
+
+	// Issuer is "acme" or "local". Empty means "acme".
+	Issuer string
+
+	// Email is the contact given to the authority. May be empty.
+	Email string
+
+	// ACME is the authority used when Issuer is "acme".
+	ACME ACME
+
+	// OnDemand allows certificates for names that are not in Names. Nil
+	// allows none.
+	OnDemand *OnDemand
+
+	// MinVersion is the lowest TLS version spoken, as in crypto/tls. Zero
+	// means TLS 1.2.
+	MinVersion uint16
+
+	// DefaultHost, one of Names or of the hosts of Files, answers clients
+	// that send no server name or connect by an IP address that is not a
+	// site. Empty: they are refused before the handshake costs anything.
+	// Clients that ask for an unknown name are refused either way.
+	DefaultHost string
+
+	// Names are the hosts whose certificates are obtained and renewed by
+	// themselves: DNS names, IP addresses and, with a local issuer,
+	// one-label wildcards such as "*.example.org".
+	Names []string
+
+	// Files are certificates the user brings. A host in both Names and Files
+	// is served from the file.
+	Files []FileCert
+
+	// ListenHost, HTTPPort and HTTPSPort are where our own listeners accept
+	// the authority's http-01 and tls-alpn-01 connections. A port of zero
+	// means there is no such listener and that challenge is not used. When
+	// they are known only after listening, see SetChallengeAddrs.
+	ListenHost string
+	HTTPPort   int
+	HTTPSPort  int
+
+	// Log gets what a person should know. Nil discards.
+	Log *slog.Logger
+
+	// Registerer gets the metrics. Nil: none. Apply cannot change it.
+	Registerer prometheus.Registerer
+}
+
+// ACME names an authority that speaks RFC 8555.
+type ACME struct {
+	// Directory is the URL of RFC 8555 section 7.1.1. Empty means Let's
+	// Encrypt's production directory.
+	Directory string
+
+	// RootFile is a PEM file with the roots to trust for the directory
+	// itself. Empty means the system's.
+	RootFile string
+
+	// Profile is asked for in each order (draft-ietf-acme-profiles). Empty:
+	// the authority's default.
+	Profile string
+
+	// EAB binds the account to one the authority knows (RFC 8555 section
+	// 7.3.4). Nil: none.
+	EAB *EAB
+
+	// HTTP01 and TLSALPN01 say which challenges may be used. Both false
+	// means both. One attempt uses one of them; the next attempt the other.
+	HTTP01    bool
+	TLSALPN01 bool
+}
+
+// EAB is an external account binding. MACKey is a secret.
+type EAB struct {
+	KeyID  string
+	MACKey string // base64url without padding, as the authority gave it
+}
+
+// Manager holds the certificates. Its methods may be called from several
+// goroutines.
+type Manager struct {
+	log     *slog.Logger
+	dir     string
+	eng     *engine
+	tickets *tickets
+	metrics *metrics
+	asks    *asker
+	cold    *coldStart
+
+	table atomic.Pointer[table]
+	serve atomic.Pointer[serving]
+
+	apply  sync.Mutex // one Apply or SetChallengeAddrs at a time
+	cfg    Config     // guarded by apply
+	states *states    // what the driver knows about each managed name
+	wake   chan struct{}
+
+	ctx    context.Context // ends with Close; on-demand issuance outlives the handshake that began it
+	cancel context.CancelFunc
+	once   sync.Once
+	flight singleflight.Group
+	busy   sync.WaitGroup // on-demand issuance under way
+
+	ending sync.Mutex
+	closed bool // guarded by ending: no new issuance
+}
+
+// New reads what is on disk and is ready to serve it: after New returns, every
+// certificate of cfg that the data folder or a file holds is in memory. It
+// touches no network. The caller must Close the Manager, also when Run was
+// never called: certmagic's cache owns a goroutine from the moment it exists,
+// and Close waits for its end.
+//
+// Errors name the file or the setting, the reason and the way out.
+func New(cfg Config) (*Manager, error) {
+	cfg, err := cfg.normal()
+	if err != nil {
+		return nil, err
+	}
+	if err := checkDir(cfg.Dir); err != nil {
+		return nil, err
+	}
+	tk, err := loadTickets(filepath.Join(cfg.Dir, "tickets.json"), cfg.Log)
+	if err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		log: cfg.Log, dir: cfg.Dir, tickets: tk,
+		asks: newAsker(), cold: newColdStart(), states: newStates(),
+		wake: make(chan struct{}, 1),
+	}
+	// The Manager's own life, not a caller's: an issuance begun by a handshake
+	// must not end because that client hung up.
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.metrics = newMetrics(m)
+	m.eng = newEngine(cfg.Dir, cfg.Log, m.onEvent)
+	if err := m.setUp(cfg); err != nil {
+		m.Close()
+		return nil, err
+	}
+	if cfg.Registerer != nil {
+		if err := m.metrics.register(cfg.Registerer); err != nil {
+			m.Close()
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// Apply takes a new configuration, for a reload. Everything that can be
+// refused is done first: after an error nothing has changed. Names that are no
+// longer configured are not served any more when Apply returns; their
+// certificates stay on disk. Dir, Log and Registerer keep their first values,
+// and so do the challenge addresses unless cfg has ports.
+func (m *Manager) Apply(cfg Config) error {
+	m.apply.Lock()
+	addrs := m.cfg
+	m.apply.Unlock()
+	cfg.Dir, cfg.Log = m.dir, m.log
+	if cfg.HTTPPort == 0 && cfg.HTTPSPort == 0 {
+		cfg.ListenHost, cfg.HTTPPort, cfg.HTTPSPort = addrs.ListenHost, addrs.HTTPPort, addrs.HTTPSPort
+	}
+	cfg, err := cfg.normal()
+	if err != nil {
+		return err
+	}
+	if err := m.setUp(cfg); err != nil {
+		return err
+	}
+	m.kick()
+	return nil
+}
+
+// SetChallengeAddrs tells where the listeners ended up, for the challenges of
+// RFC 8555 section 8.3 and RFC 8737. Call it before Run when the ports were
+// not known to New; a port of zero turns its challenge off.
+func (m *Manager) SetChallengeAddrs(host string, httpPort, httpsPort int) error {
+	m.apply.Lock()
+	cfg := m.cfg
+	m.apply.Unlock()
+	cfg.ListenHost, cfg.HTTPPort, cfg.HTTPSPort = host, httpPort, httpsPort
+	if err := m.setUp(cfg); err != nil {
+		return err
+	}
+	m.kick()
+	return nil
+}
+
+// setUp builds everything cfg asks for, then swaps it in.
+func (m *Manager) setUp(cfg Config) error {
+	m.apply.Lock()
+	defer m.apply.Unlock()
+	var before []*fileCert
+	old := m.table.Load()
+	if old != nil {
+		before = old.files
+	}
+	files, err := loadFiles(cfg.Files, before, m.log)
+	if err != nil {
+		return err
+	}
+	next, err := newTable(cfg, files)
+	if err != nil {
+		return err
+	}
+	iss, err := m.eng.prepare(cfg)
+	if err != nil {
+		return err
+	}
+
+	// Nothing below fails.
+	m.eng.use(iss)
+	m.cfg = cfg
+	m.table.Store(next)
+	m.setServing(cfg.MinVersion, m.tickets.current())
+	m.states.keep(next.managed)
+	if old != nil {
+		m.eng.forget(func(name string) bool { return next.wants(name) })
+	}
+	m.loadFromDisk(next.managed)
+	return nil
+}
+
+// loadFromDisk puts the certificates the storage holds into memory. What is
+// missing or unreadable is the driver's to obtain.
+func (m *Manager) loadFromDisk(names []string) {
+	for _, n := range names {
+		if m.eng.holds(n) {
+			continue
+		}
+		if err := m.eng.load(m.ctx, n); err != nil && !errors.Is(err, errNotStored) {
+			m.setAside(n, err)
+		}
+	}
+}
+
+// setAside moves a stored certificate that does not load out of the way, so
+// that a new one can be obtained.
+func (m *Manager) setAside(name string, why error) {
+	to, err := m.eng.quarantine(name)
+	if err != nil {
+		m.log.Error("certificate on disk is unreadable and stays in the way", "name", name, "err", errors.Join(why, err))
+		return
+	}
+	m.log.Warn("certificate on disk is unreadable, moved aside; a new one will be obtained", "name", name, "moved_to", to, "err", why)
+}
+
+// Run obtains what is missing, renews what is due, notices changed files and
+// rotates the session ticket keys, until ctx ends. It returns nil then. It
+// waits for the goroutines it starts. Call it once.
+func (m *Manager) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx) // both workers end with ctx, and Wait waits for them
+	g.Go(func() error { return m.drive(ctx) })
+	g.Go(func() error { return m.watch(ctx) })
+	return g.Wait()
+}
+
+// Close ends everything the Manager still does and waits for it. The data
+// folder may be used by another Manager after that. Handshakes that come later
+// are refused or served from memory; certificates are not renewed any more.
+func (m *Manager) Close() {
+	m.once.Do(func() {
+		m.ending.Lock()
+		m.closed = true
+		m.ending.Unlock()
+		m.cancel()
+		m.busy.Wait()
+		m.eng.close()
+		m.asks.close()
+		m.metrics.unregister()
+	})
+}
+
+// TLSConfig returns the configuration for the TLS listeners. It may be cloned,
+// and stays true across Apply: what changes is looked up at each handshake.
+//
+// A ClientHello without a server name, or with one that is not configured, is
+// refused before any key exchange. The error of the handshake then has a
+// method RefusalClass() string: "no_server_name", "unknown_server_name", or
+// "no_certificate" for a configured name whose certificate is not there yet.
+func (m *Manager) TLSConfig() *tls.Config {
+	return &tls.Config{
+		MinVersion:         tls.VersionTLS12,
+		NextProtos:         []string{"h2", "http/1.1", protoChallenge},
+		GetConfigForClient: m.configForClient,
+		GetCertificate:     m.getCertificate,
+	}
+}
+
+// LocalRootPath is the PEM file with the root of the local authority, for
+// clients that should trust it. The file exists once a Manager with the issuer
+// "local" has been made for dir.
+func LocalRootPath(dir string) string { return filepath.Join(localDir(dir), "root.pem") }
+
+func localDir(dir string) string { return filepath.Join(dir, "local-ca") }
+
+// normal fills defaults, brings names into their canonical form and refuses
+// what cannot work.
+func (c Config) normal() (Config, error) {
+	if c.Dir == "" {
+		return c, errors.New("tlsmgr: data folder is empty, want a path")
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	switch c.Issuer {
+	case "":
+		c.Issuer = issuerACME
+	case issuerACME, issuerLocal:
+	default:
+		return c, fmt.Errorf("tls issuer: %q, want acme or local", c.Issuer)
+	}
+	if c.MinVersion == 0 {
+		c.MinVersion = tls.VersionTLS12
+	}
+	if c.MinVersion != tls.VersionTLS12 && c.MinVersion != tls.VersionTLS13 {
+		return c, fmt.Errorf("tls min_version: %s, want TLS 1.2 or TLS 1.3", tls.VersionName(c.MinVersion))
+	}
+	if !c.ACME.HTTP01 && !c.ACME.TLSALPN01 {
+		c.ACME.HTTP01, c.ACME.TLSALPN01 = true, true
+	}
+	names := make([]string, 0, len(c.Names))
+	for _, n := range c.Names {
+		cn, err := canonicalHost(n)
+		if err != nil {
+			return c, err
+		}
+		names = append(names, cn)
+	}
+	slices.Sort(names)
+	c.Names = slices.Compact(names)
+	if c.OnDemand != nil {
+		od, err := c.OnDemand.normal()
+		if err != nil {
+			return c, err
+		}
+		c.OnDemand = &od
+	}
+	return c, nil
+}
+
+const (
+	issuerACME  = "acme"
+	issuerLocal = "local"
+)
