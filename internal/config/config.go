@@ -21,8 +21,8 @@ type Config struct {
 
 	// The folder that holds certificates, the local CA, session ticket keys
 	// and bans. It is no cache: losing it costs new certificates. Default:
-	// /var/lib/postern for root, else $XDG_DATA_HOME/postern
-	// (~/.local/share/postern).
+	// the folder systemd made for StateDirectory=, else /var/lib/postern for
+	// root, else $XDG_DATA_HOME/postern (~/.local/share/postern).
 	Data string `yaml:"data"`
 
 	// What is written to the log and where.
@@ -53,6 +53,13 @@ type Config struct {
 	// What is served, by host name. A host that is named nowhere here is
 	// refused.
 	Sites []Site `yaml:"sites"`
+
+	// File is the path the file was read from, "" without one.
+	File string `yaml:"-"`
+
+	// Warnings is what the file allows itself but hardly means, in the order
+	// of its lines.
+	Warnings []Warning `yaml:"-"`
 }
 
 // Listen says where connections are accepted. Each key takes one address or
@@ -92,7 +99,8 @@ type Log struct {
 
 // LogFile is the access log's file. A plain string is its path.
 type LogFile struct {
-	// The path; its folder must exist.
+	// The path; its folder must exist. A relative one starts at the folder
+	// of this file, as every path does.
 	Path string `yaml:"path"`
 
 	// Rotate when the file reaches this many megabytes. Default 10.
@@ -102,7 +110,7 @@ type LogFile struct {
 	// does not matter.
 	MaxAge int `yaml:"max_age"`
 
-	// Keep this many rotated files. Default 5.
+	// Keep this many rotated files, at least 1. Default 5.
 	MaxBackups int `yaml:"max_backups"`
 }
 
@@ -166,8 +174,8 @@ type ACME struct {
 	// 7.3.4).
 	EAB *EAB `yaml:"eab"`
 
-	// The challenges to use: http-01, tls-alpn-01, or both, which is the
-	// default.
+	// The challenges to use: http-01, tls-alpn-01, or both. One whose
+	// listener is off is left out. Default: both.
 	Challenges []string `yaml:"challenges"`
 }
 
@@ -202,6 +210,7 @@ type Guard struct {
 	// Networks that are never banned. Giving the key replaces the built-in
 	// list: loopback, private, link-local and carrier-grade NAT networks.
 	// This machine's own addresses and trusted_proxies are always spared.
+	// Default: that list.
 	Never []netip.Prefix `yaml:"never"`
 
 	// More networks that are never banned, on top of never.
@@ -227,13 +236,13 @@ type Bans struct {
 
 // RateLimit is a rate for one client address and how far it may be ahead of
 // it. An IPv6 client counts by its /64 network. What is over the rate is
-// answered 429 with Retry-After and RateLimit headers.
+// answered 429 with Retry-After and RateLimit headers. `rate_limit: 20/s` is
+// short for the rate alone.
 type RateLimit struct {
 	// Requests per time: "20/s", "300/m" or "5000/h".
 	Rate Rate `yaml:"rate"`
 
-	// How many requests may come at once. Default: the number in rate, at
-	// least 1.
+	// How many requests may come at once. Default: the number in rate.
 	Burst int `yaml:"burst"`
 }
 
@@ -273,7 +282,9 @@ type Limits struct {
 // Site is what is served under some host names.
 type Site struct {
 	// Host names: "mypi.duckdns.org", or "*.mypi.duckdns.org" for every name
-	// one label below.
+	// one label below, which needs certificate files, tls.issuer local or
+	// tls.on_demand: the challenges used here cannot prove a wildcard. An IP
+	// address needs files or tls.issuer local.
 	Hosts []string `yaml:"hosts"`
 
 	// A certificate from files instead of an automatic one.
@@ -290,7 +301,7 @@ type Site struct {
 	HSTS *HSTS `yaml:"hsts"`
 
 	// Shorthand for one route that takes every path: one backend or a list.
-	// Routes, if any, come first.
+	// Routes, if any, come first. A site has this, routes, or both.
 	Upstream Upstreams `yaml:"upstream"`
 
 	// Deadlines towards the backends, for every route that sets none of its
@@ -347,7 +358,8 @@ type Route struct {
 	// Backends: one or a list, taken in turn.
 	Upstream Upstreams `yaml:"upstream"`
 
-	// Removed from the start of the path before it goes to the backend.
+	// Removed from the start of the path before it goes to the backend, such
+	// as "/api" for the path "/api/*".
 	StripPrefix string `yaml:"strip_prefix"`
 
 	// Answer with a redirect.
@@ -368,7 +380,8 @@ type Route struct {
 
 // Upstreams is one backend or a list of them. A backend is "host:port",
 // "http://host:port", "https://host[:port]", "h2c://host:port" or
-// "unix:/path/to/socket". Names are looked up at each new connection.
+// "unix:/path/to/socket". It has no path: the client's is kept, or shortened
+// by strip_prefix. Names are looked up at each new connection.
 type Upstreams []string
 
 // Timeout holds the deadlines towards a backend.
@@ -388,7 +401,7 @@ type Timeout struct {
 	Idle *time.Duration `yaml:"idle"`
 }
 
-// Redirect answers with another address.
+// Redirect answers with another address. A plain text is its to.
 type Redirect struct {
 	// An absolute URL or a path. A "*" at its end takes what the route's own
 	// "*" matched, and the query is kept.

@@ -1,0 +1,215 @@
+package config
+
+import (
+	"encoding/base64"
+	"slices"
+	"strings"
+)
+
+func (c *checker) tls() {
+	t := &c.cfg.TLS
+	c.choice("tls.issuer", &t.Issuer, issuerACME, issuerLocal)
+	c.email("email", c.cfg.Email)
+	c.email("tls.email", t.Email)
+	c.at("tls.min_version", func() {
+		switch v := strings.TrimPrefix(strings.ToLower(t.MinVersion), "tls"); v {
+		case "1.2", "1.3":
+			t.MinVersion = v
+		case "1.0", "1.1":
+			c.errorf("tls.min_version", `%q is too old to be safe (RFC 8996), want "1.2" or "1.3"`, t.MinVersion)
+		default:
+			c.errorf("tls.min_version", `%q is unknown, want "1.2" or "1.3"`, t.MinVersion)
+		}
+	})
+	c.acme()
+	c.onDemand()
+	c.at("tls.default_host", c.defaultHost)
+	if c.needsACME() {
+		c.acmeWarnings()
+	}
+}
+
+// needsACME reports whether any certificate comes from an ACME authority.
+func (c *checker) needsACME() bool {
+	if c.cfg.TLS.Issuer != issuerACME || len(c.cfg.Listen.HTTPS) == 0 {
+		return false
+	}
+	return c.cfg.TLS.OnDemand != nil || slices.ContainsFunc(c.cfg.Sites, func(s Site) bool { return s.TLS == nil })
+}
+
+func (c *checker) acme() {
+	a := &c.cfg.TLS.ACME
+	c.at("tls.acme.directory", func() {
+		u, err := checkURL(a.Directory)
+		switch {
+		case err != nil:
+			c.errorf("tls.acme.directory", "%v", err)
+		case u.Scheme != "https" && !isLoopbackHost(u.Hostname()):
+			c.errorf("tls.acme.directory", "%q is not https (RFC 8555 section 6.1), want https://; plain http is for a loopback address only", a.Directory)
+		}
+	})
+	if c.written("tls.acme.root") {
+		c.file("tls.acme.root", a.Root)
+	}
+	if c.written("tls.acme.profile") {
+		c.at("tls.acme.profile", func() {
+			if a.Profile == "" || strings.ContainsFunc(a.Profile, func(r rune) bool { return r <= ' ' || r > '~' }) {
+				c.errorf("tls.acme.profile", "%q is not the name of a profile, want one such as classic or shortlived", a.Profile)
+			}
+		})
+	}
+	c.eab()
+	c.challenges()
+}
+
+func (c *checker) eab() {
+	e := c.cfg.TLS.ACME.EAB
+	if e == nil {
+		return
+	}
+	if !c.unknown["tls.acme.eab"] {
+		c.at("tls.acme.eab.kid", func() {
+			if e.KID == "" {
+				c.errorf("tls.acme.eab.kid", "is missing, want the key identifier that came with the key")
+			}
+		})
+	}
+	at := "tls.acme.eab.hmac"
+	if c.written(at + "_file") {
+		at += "_file"
+	}
+	c.at(at, func() {
+		key := strings.TrimRight(e.HMAC.Reveal(), "=")
+		if key == "" && !c.unknown["tls.acme.eab"] {
+			c.errorf(at, "is missing, want the base64url key that the authority gave, or hmac_file")
+			return
+		}
+		if _, err := base64.RawURLEncoding.DecodeString(key); err != nil {
+			c.errorf(at, "the key is not base64url (letters, digits, - and _), want it as the authority gave it")
+		}
+	})
+}
+
+// challenges drops those whose listener is off, as long as one is left.
+func (c *checker) challenges() {
+	const at = "tls.acme.challenges"
+	all := []string{challengeHTTP, challengeALPN}
+	if c.isBroken(at) || c.isBroken("listen") {
+		return
+	}
+	var usable []string
+	ok := true
+	for i, ch := range c.cfg.TLS.ACME.Challenges {
+		item := c.item(at, i)
+		switch {
+		case ch == "dns-01":
+			c.errorf(item, "dns-01 is not offered here, want http-01 or tls-alpn-01")
+			ok = false
+		case !slices.Contains(all, ch):
+			c.errorf(item, "%q is unknown, want http-01 or tls-alpn-01%s", ch, didYouMean(ch, all))
+			ok = false
+		case slices.Contains(usable, ch):
+			c.errorf(item, "%s is given twice; keep one", ch)
+		case ch == challengeHTTP && len(c.cfg.Listen.HTTP) > 0, ch == challengeALPN && len(c.cfg.Listen.HTTPS) > 0:
+			usable = append(usable, ch)
+		case c.written(at):
+			c.warnf(item, "%s needs listen.%s, which is off, so it is left out", ch, map[string]string{challengeHTTP: "http", challengeALPN: "https"}[ch])
+		}
+	}
+	if ok && len(usable) == 0 && c.needsACME() {
+		c.errorf(at, "none of them can be answered with the listeners that are on; http-01 needs listen.http, tls-alpn-01 needs listen.https")
+		return
+	}
+	c.cfg.TLS.ACME.Challenges = usable
+}
+
+func (c *checker) onDemand() {
+	o := c.cfg.TLS.OnDemand
+	const at = "tls.on_demand"
+	if o == nil {
+		return
+	}
+	if len(o.Allow) == 0 && o.Ask == "" && !c.isBroken(at) {
+		c.errorf(at, `neither allow nor ask is given, so anyone could have certificates made for any name; write allow: ["*.mypi.duckdns.org"]`)
+	}
+	for i := range o.Allow {
+		item := c.item(at+".allow", i)
+		c.at(item, func() {
+			host, err := canonicalHost(o.Allow[i])
+			if err != nil {
+				c.errorf(item, "%v", err)
+				return
+			}
+			o.Allow[i] = host
+			if isIP(host) {
+				c.errorf(item, "%s is an IP address, want a name", host)
+			} else if !c.served(host) && !c.isBroken("sites") {
+				c.warnf(item, "no site has a host that covers %s, so its requests will be refused", host)
+			}
+		})
+	}
+	if !c.written(at + ".ask") {
+		return
+	}
+	c.at(at+".ask", func() {
+		if u, err := checkURL(o.Ask); err != nil {
+			c.errorf(at+".ask", "%v", err)
+		} else if u.Fragment != "" {
+			c.errorf(at+".ask", "%q has a fragment, want it without #%s", o.Ask, u.Fragment)
+		}
+	})
+}
+
+// served reports whether a site takes the name, or some name below the
+// wildcard.
+func (c *checker) served(name string) bool {
+	for host := range c.hosts {
+		if covers(host, name) || covers(name, host) {
+			return true
+		}
+	}
+	return false
+}
+
+func (c *checker) defaultHost() {
+	const at = "tls.default_host"
+	if !c.written(at) {
+		return
+	}
+	host, err := canonicalHost(c.cfg.TLS.DefaultHost)
+	if err != nil {
+		c.errorf(at, "%v", err)
+		return
+	}
+	c.cfg.TLS.DefaultHost = host
+	if c.isBroken("sites") {
+		return
+	}
+	var names []string
+	for h := range c.hosts {
+		if covers(h, host) {
+			return
+		}
+		names = append(names, h)
+	}
+	slices.Sort(names)
+	c.errorf(at, "%q is not a host of any site; add it to a site, or take one of them%s", host, didYouMean(host, names))
+}
+
+func (c *checker) acmeWarnings() {
+	email, at := c.cfg.Email, "email"
+	if c.cfg.TLS.Email != "" {
+		email, at = c.cfg.TLS.Email, "tls.email"
+	}
+	if c.isBroken("email") || c.isBroken("tls.email") {
+		return
+	}
+	if email == "" {
+		c.warnf("email", "is not set, so the certificate authority cannot reach you when something is wrong with your certificates; write email: you@your-mail")
+		return
+	}
+	domain := strings.ToLower(email[strings.LastIndex(email, "@")+1:])
+	if c.cfg.TLS.ACME.Directory == LetsEncrypt && slices.Contains([]string{"example.com", "example.net", "example.org"}, domain) {
+		c.warnf(at, "Let's Encrypt refuses addresses at %s; write your own", domain)
+	}
+}

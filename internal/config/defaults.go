@@ -1,0 +1,210 @@
+package config
+
+import (
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// LetsEncrypt is the directory that tls.acme.directory stands at when the
+// file names none.
+const LetsEncrypt = "https://acme-v02.api.letsencrypt.org/directory"
+
+const (
+	issuerACME  = "acme"
+	issuerLocal = "local"
+
+	challengeHTTP = "http-01"
+	challengeALPN = "tls-alpn-01"
+
+	httpRedirect = "redirect"
+	httpServe    = "serve"
+	httpOff      = "off"
+
+	defaultConnect  = 3 * time.Second
+	defaultResponse = 60 * time.Second
+	defaultIdle     = 4 * time.Second
+)
+
+// Default returns what an empty file would mean if it were allowed. Data is
+// "", because it depends on who runs postern; Load fills it in.
+func Default() *Config {
+	return &Config{
+		Listen: Listen{HTTP: Addrs{":80"}, HTTPS: Addrs{":443"}},
+		Log:    Log{Level: "info", Format: "json", Access: true},
+		Admin:  Admin{Listen: "127.0.0.1:9180"},
+		Grace:  10 * time.Second,
+		TLS: TLS{
+			Issuer:     issuerACME,
+			ACME:       ACME{Directory: LetsEncrypt, Challenges: []string{challengeHTTP, challengeALPN}},
+			MinVersion: "1.2",
+		},
+		Guard: Guard{
+			Mode:  "enforce",
+			Never: neverBanned(),
+			Bans:  Bans{First: 10 * time.Minute, Max: 24 * time.Hour},
+		},
+		Limits: Limits{
+			Connections:           4096,
+			ConnectionsPerAddress: 64,
+			Header:                32 << 10,
+			HeaderTimeout:         5 * time.Second,
+			IdleTimeout:           60 * time.Second,
+			StallTimeout:          30 * time.Second,
+			HandshakeTimeout:      10 * time.Second,
+		},
+	}
+}
+
+// neverBanned lists loopback, private (RFC 1918, RFC 4193), link-local and
+// carrier-grade NAT (RFC 6598) networks.
+func neverBanned() []netip.Prefix {
+	return []netip.Prefix{
+		netip.MustParsePrefix("127.0.0.0/8"),
+		netip.MustParsePrefix("::1/128"),
+		netip.MustParsePrefix("10.0.0.0/8"),
+		netip.MustParsePrefix("172.16.0.0/12"),
+		netip.MustParsePrefix("192.168.0.0/16"),
+		netip.MustParsePrefix("fc00::/7"),
+		netip.MustParsePrefix("169.254.0.0/16"),
+		netip.MustParsePrefix("fe80::/10"),
+		netip.MustParsePrefix("100.64.0.0/10"),
+	}
+}
+
+func (f *LogFile) setDefaults() { f.MaxSize, f.MaxBackups = 10, 5 }
+
+func (f *LogFile) fromScalar(text string) (bool, error) {
+	f.Path = text
+	return true, nil
+}
+
+func (f *LogFile) shorthandForm() string { return "a path alone" }
+
+func (h *HSTS) setDefaults() { h.MaxAge = 365 * 24 * time.Hour }
+
+func (h *HSTS) fromScalar(text string) (bool, error) { return parseBool(text) }
+
+func (h *HSTS) shorthandForm() string { return "true or false" }
+
+func (l *RateLimit) fromScalar(text string) (bool, error) {
+	return true, l.Rate.UnmarshalText([]byte(text))
+}
+
+func (l *RateLimit) shorthandForm() string { return `a rate alone such as "20/s"` }
+
+func (r *Redirect) setDefaults() { r.Status = 308 }
+
+func (r *Redirect) fromScalar(text string) (bool, error) {
+	r.To = text
+	return true, nil
+}
+
+func (r *Redirect) shorthandForm() string { return "an address alone" }
+
+func (r *Respond) setDefaults() { r.Status, r.Type = 200, "text/plain; charset=utf-8" }
+
+// AllRoutes returns the routes of the site in the order they are tried: those
+// written, then the one that upstream is short for.
+func (s *Site) AllRoutes() []Route {
+	out := append([]Route(nil), s.Routes...)
+	if len(s.Upstream) > 0 {
+		out = append(out, Route{Path: "/*", Upstream: s.Upstream, Timeout: s.Timeout, MaxBody: s.MaxBody})
+	}
+	return out
+}
+
+// dataFolder returns the default of data, "" when the environment gives none.
+func (e environment) dataFolder() string {
+	get := func(name string) string { v, _ := e.getenv(name); return v }
+	state, _, _ := strings.Cut(get("STATE_DIRECTORY"), ":") // systemd.exec(5)
+	switch {
+	case filepath.IsAbs(state):
+		return state
+	case e.uid == 0:
+		return "/var/lib/postern"
+	case filepath.IsAbs(get("XDG_DATA_HOME")):
+		return filepath.Join(get("XDG_DATA_HOME"), "postern")
+	case filepath.IsAbs(get("HOME")):
+		return filepath.Join(get("HOME"), ".local", "share", "postern")
+	}
+	return ""
+}
+
+// inherit fills in what one value takes from another, and makes every path
+// start where the process does. It runs on a config without errors.
+func (c *Config) inherit(env environment, dir string) {
+	if c.TLS.Email == "" {
+		c.TLS.Email = c.Email
+	}
+	c.Email = c.TLS.Email
+	c.TLS.ACME.Root = env.resolve(dir, c.TLS.ACME.Root)
+	c.Data = env.resolve(dir, c.Data)
+	if c.Log.File != nil {
+		c.Log.File.Path = env.resolve(dir, c.Log.File.Path)
+	}
+	if sock, ok := strings.CutPrefix(c.Admin.Listen, "unix:"); ok {
+		c.Admin.Listen = "unix:" + env.resolve(dir, sock)
+	}
+	c.Guard.RateLimit.inherit()
+	for i := range c.Sites {
+		c.Sites[i].inherit(c, env, dir)
+	}
+}
+
+func (s *Site) inherit(c *Config, env environment, dir string) {
+	if s.HTTP == "" {
+		s.HTTP = httpRedirect
+		if len(c.Listen.HTTPS) == 0 {
+			s.HTTP = httpServe
+		}
+	}
+	if s.TLS != nil {
+		s.TLS.Cert, s.TLS.Key = env.resolve(dir, s.TLS.Cert), env.resolve(dir, s.TLS.Key)
+	}
+	if s.MaxBody == nil {
+		s.MaxBody = new(c.Limits.Body)
+	}
+	s.RateLimit.inherit()
+	s.Timeout.inherit(Timeout{new(defaultConnect), new(defaultResponse), new(defaultIdle)})
+	s.Upstream.resolve(env, dir)
+	for i := range s.Routes {
+		r := &s.Routes[i]
+		if r.Path == "" || r.Path == "*" {
+			r.Path = "/*"
+		}
+		if r.MaxBody == nil {
+			r.MaxBody = s.MaxBody
+		}
+		r.RateLimit.inherit()
+		r.Timeout.inherit(s.Timeout)
+		r.Upstream.resolve(env, dir)
+	}
+}
+
+func (t *Timeout) inherit(from Timeout) {
+	if t.Connect == nil {
+		t.Connect = from.Connect
+	}
+	if t.Response == nil {
+		t.Response = from.Response
+	}
+	if t.Idle == nil {
+		t.Idle = from.Idle
+	}
+}
+
+func (l *RateLimit) inherit() {
+	if l != nil && l.Burst == 0 {
+		l.Burst = l.Rate.Events
+	}
+}
+
+func (u Upstreams) resolve(env environment, dir string) {
+	for i, addr := range u {
+		if sock, ok := strings.CutPrefix(addr, "unix:"); ok {
+			u[i] = "unix:" + env.resolve(dir, sock)
+		}
+	}
+}
