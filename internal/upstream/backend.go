@@ -1,0 +1,244 @@
+package upstream
+
+import (
+	"context"
+	"crypto/tls"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// backend is a target with its connections. Its health is guarded by the
+// pool's lock, the rest by mu.
+type backend struct {
+	Target
+	pool      *Pool
+	transport *http.Transport
+	fake      string      // address for net/http, which never uses it
+	tlsBoth   *tls.Config // offers h2 and http/1.1; nil without TLS
+	tlsOne    *tls.Config // offers http/1.1, for upgrades
+	health    health
+
+	mu      sync.Mutex
+	idle    []*conn   // HTTP/1.1, longest idle first; the newest is taken first
+	shared  []*conn   // HTTP/2, open
+	dialing *dialCall // the one dial towards a backend that speaks HTTP/2
+	h2      bool      // it does, as far as we know
+	sweeper *time.Timer
+	armed   bool // sweeper runs
+	closed  bool
+}
+
+// dialCall lets the requests that arrive together share one new HTTP/2
+// connection.
+type dialCall struct {
+	done chan struct{}
+	err  error // set before done is closed
+	gone bool  // err is about the caller's context
+}
+
+// want says which connection a request can use.
+type want struct {
+	fresh bool  // HTTP/1.1: one that has carried no request yet
+	h1    bool  // not HTTP/2
+	not   *conn // HTTP/2: any but this one
+}
+
+// get returns a connection, from the pool if one will do. Errors are those of
+// dialError, or ctx's.
+func (b *backend) get(ctx context.Context, w want) (*conn, error) {
+	for {
+		b.mu.Lock()
+		if c := b.takeLocked(w); c != nil {
+			b.mu.Unlock()
+			return c, nil
+		}
+		single := (b.h2c || b.h2) && !w.h1
+		if !single {
+			b.mu.Unlock()
+			c, err := b.dial(ctx, w.h1)
+			if err == nil {
+				b.opened(c, w.h1)
+			}
+			return c, err
+		}
+		call := b.dialing
+		if call == nil {
+			call = &dialCall{done: make(chan struct{})}
+			b.dialing = call
+			b.mu.Unlock()
+			return b.lead(ctx, call)
+		}
+		b.mu.Unlock()
+		select {
+		case <-call.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if call.err != nil && !call.gone {
+			return nil, call.err
+		}
+	}
+}
+
+// lead dials for all who wait on call.
+func (b *backend) lead(ctx context.Context, call *dialCall) (*conn, error) {
+	c, err := b.dial(ctx, false)
+	if err == nil {
+		b.opened(c, false)
+	}
+	b.mu.Lock()
+	b.dialing = nil
+	b.mu.Unlock()
+	call.err, call.gone = err, ctx.Err() != nil
+	close(call.done)
+	return c, err
+}
+
+// opened notes a new connection, which the caller holds.
+func (b *backend) opened(c *conn, h1 bool) {
+	b.pool.cfg.Metrics.opened(b.text)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !h1 {
+		b.h2 = c.wire == nil
+	}
+	if c.wire == nil {
+		_ = c.cc.Reserve() // it is new: the first stream is ours
+		c.lastUse = time.Now()
+		b.shared = append(b.shared, c)
+		b.armLocked(b.period())
+	}
+}
+
+// takeLocked takes a connection out of the pool or reserves a stream on one.
+func (b *backend) takeLocked(w want) *conn {
+	if !w.h1 {
+		for i := len(b.shared) - 1; i >= 0; i-- {
+			if c := b.shared[i]; c != w.not && c.cc.Reserve() == nil {
+				c.lastUse = time.Now()
+				return c
+			}
+		}
+	}
+	for len(b.idle) > 0 && !w.fresh {
+		last := len(b.idle) - 1
+		c := b.idle[last]
+		if b.expired(c, time.Now()) {
+			return nil // so are all the others; the sweeper is on its way
+		}
+		b.idle[last] = nil
+		b.idle = b.idle[:last]
+		if c.cc.Err() == nil {
+			return c
+		}
+	}
+	return nil
+}
+
+// put keeps an HTTP/1.1 connection for the next request. It reports false if
+// there is no room for it.
+func (b *backend) put(c *conn) bool {
+	b.mu.Lock()
+	if b.closed || b.pool.cfg.Idle <= 0 {
+		b.mu.Unlock()
+		return false
+	}
+	var oldest *conn
+	if len(b.idle) >= b.pool.cfg.MaxIdlePerTarget {
+		oldest = b.idle[0]
+		copy(b.idle, b.idle[1:])
+		b.idle = b.idle[:len(b.idle)-1]
+	}
+	c.lastUse = time.Now()
+	b.idle = append(b.idle, c)
+	b.armLocked(b.pool.cfg.Idle)
+	b.mu.Unlock()
+	if oldest != nil {
+		_ = oldest.cc.Close()
+	}
+	return true
+}
+
+// touch notes that a stream of a shared connection ended.
+func (b *backend) touch(c *conn) {
+	b.mu.Lock()
+	c.lastUse = time.Now()
+	b.mu.Unlock()
+}
+
+// expired reports whether c was idle too long. Both clocks count: the
+// monotonic one stands still while the machine sleeps.
+func (b *backend) expired(c *conn, now time.Time) bool {
+	limit := b.pool.cfg.Idle
+	return now.Sub(c.lastUse) >= limit || now.Round(0).Sub(c.lastUse.Round(0)) >= limit
+}
+
+// period is how often the sweeper looks at connections it cannot date.
+func (b *backend) period() time.Duration {
+	if b.closed || b.pool.cfg.Idle <= 0 {
+		return time.Second
+	}
+	return b.pool.cfg.Idle
+}
+
+func (b *backend) armLocked(d time.Duration) {
+	switch {
+	case b.armed:
+		return
+	case b.sweeper == nil:
+		b.sweeper = time.AfterFunc(d, b.sweep)
+	default:
+		b.sweeper.Reset(d)
+	}
+	b.armed = true
+}
+
+// sweep closes what has been idle too long. It runs on its own only while
+// there are connections to watch.
+func (b *backend) sweep() {
+	now := time.Now()
+	var dead []*conn
+	b.mu.Lock()
+	b.armed = false
+	n := 0
+	for n < len(b.idle) && (b.closed || b.expired(b.idle[n], now)) {
+		n++
+	}
+	dead = append(dead, b.idle[:n]...)
+	b.idle = append(b.idle[:0], b.idle[n:]...)
+	clear(b.idle[len(b.idle):cap(b.idle)])
+	open := b.shared[:0]
+	for _, c := range b.shared {
+		switch {
+		case c.cc.Err() != nil:
+		case c.cc.InFlight() == 0 && (b.closed || b.expired(c, now)):
+			dead = append(dead, c)
+		default:
+			open = append(open, c)
+		}
+	}
+	clear(b.shared[len(open):])
+	b.shared = open
+	switch {
+	case len(b.shared) > 0:
+		b.armLocked(b.period())
+	case len(b.idle) > 0:
+		b.armLocked(max(b.idle[0].lastUse.Add(b.pool.cfg.Idle).Sub(now), time.Millisecond))
+	}
+	b.mu.Unlock()
+	for _, c := range dead {
+		_ = c.cc.Close()
+	}
+}
+
+// close closes the idle connections now and the others after their exchange.
+func (b *backend) close() {
+	b.mu.Lock()
+	b.closed = true
+	if b.armed {
+		b.sweeper.Stop()
+	}
+	b.mu.Unlock()
+	b.sweep()
+}

@@ -1,0 +1,97 @@
+package upstream
+
+import (
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Metrics counts what the pools of a process do. Make one per registry and
+// give it to every Pool; a nil *Metrics counts nothing. Labels hold targets as
+// configured and the classes of Class, nothing that comes from a stranger.
+type Metrics struct {
+	attempts *prometheus.CounterVec
+	retries  *prometheus.CounterVec
+	conns    *prometheus.CounterVec
+	up       *prometheus.GaugeVec
+
+	mu    sync.Mutex
+	state map[string]*targetState // by target; guarded by mu
+}
+
+// targetState joins what several pools think of one target: it is shown as
+// down while any of them holds it for down, and not at all when none has it.
+type targetState struct{ pools, down int }
+
+// NewMetrics registers the metrics of this package at reg. It panics if they
+// already are.
+func NewMetrics(reg prometheus.Registerer) *Metrics {
+	m := &Metrics{
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_upstream_attempts_total",
+			Help: "Attempts to get a response from a backend, by outcome.",
+		}, []string{"target", "result"}),
+		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_upstream_retries_total",
+			Help: "Requests tried again, by reason: dial (next backend), stale (the pooled connection had died), refused (HTTP/2 said so).",
+		}, []string{"reason"}),
+		conns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_upstream_connections_opened_total",
+			Help: "Connections opened to a backend.",
+		}, []string{"target"}),
+		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "postern_upstream_backend_up",
+			Help: "1 while a backend is used, 0 while it is left out after failed dials.",
+		}, []string{"target"}),
+		state: make(map[string]*targetState),
+	}
+	reg.MustRegister(m.attempts, m.retries, m.conns, m.up)
+	for _, reason := range []string{retryDial, retryStale, retryRefused} {
+		m.retries.WithLabelValues(reason)
+	}
+	return m
+}
+
+func (m *Metrics) attempt(target, result string) {
+	if m != nil {
+		m.attempts.WithLabelValues(target, result).Inc()
+	}
+}
+
+func (m *Metrics) retry(reason string) {
+	if m != nil {
+		m.retries.WithLabelValues(reason).Inc()
+	}
+}
+
+func (m *Metrics) opened(target string) {
+	if m != nil {
+		m.conns.WithLabelValues(target).Inc()
+	}
+}
+
+// change adjusts how many pools have the target, and how many hold it for
+// down.
+func (m *Metrics) change(target string, pools, down int) {
+	if m == nil {
+		return
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.state[target]
+	if s == nil {
+		s = new(targetState)
+		m.state[target] = s
+	}
+	s.pools += pools
+	s.down += down
+	switch {
+	case s.pools <= 0:
+		delete(m.state, target)
+		m.up.DeleteLabelValues(target)
+	case s.down > 0:
+		m.up.WithLabelValues(target).Set(0)
+	default:
+		m.up.WithLabelValues(target).Set(1)
+	}
+}

@@ -1,0 +1,220 @@
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+)
+
+// Why a request was tried again; metric labels.
+const (
+	retryDial    = "dial"    // the backend could not be reached, another was
+	retryStale   = "stale"   // the pooled connection had died
+	retryRefused = "refused" // the backend had not begun
+)
+
+// maxRefused bounds how often a backend may refuse one request.
+const maxRefused = 3
+
+// trip is one request on its way through the backends.
+type trip struct {
+	p       *Pool
+	r       *http.Request
+	body    *replayBody // nil without a body
+	tr      *Trace
+	turn    uint64
+	tried   []bool // backends that could not be reached; nil while there are none
+	want    want
+	resends int
+}
+
+// RoundTrip sends r to one of the backends and returns the response, as
+// http.RoundTripper asks. It does not change r, and closes r.Body in any case,
+// perhaps after it returned: a server's handler must not rely on the body
+// being unused before it closed it.
+//
+// It sends r.URL's path and query (see SetTarget), r.Method, r.Header, r.Body,
+// r.Trailer, and r.Host as Host or :authority. Scheme, address and r.Close are
+// ignored. Nothing is added to the header fields but the framing; without
+// User-Agent field net/http adds its own (an empty value keeps it out). Hop by
+// hop fields are the caller's work, but Connection and Upgrade belong there
+// for an upgrade; its response is 101 and has an io.ReadWriteCloser as Body.
+// As in net/http, ContentLength 0 with a Body means an unknown length.
+//
+// Informational responses go to httptrace's Got1xxResponse in r's context.
+//
+// Errors are *DownError (503), *DialError and *ResponseError (502),
+// *TimeoutError (504), *RequestError, or wrap the context's own error when the
+// client is gone; Class names them all.
+func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
+	start := time.Now()
+	t := trip{p: p, r: r, body: newReplayBody(r), tr: traceOf(r.Context()), turn: p.turn.Add(1) - 1}
+	t.want.h1 = len(r.Header["Upgrade"]) > 0
+	// A body that does not fit the replay buffer must not meet a connection
+	// that the backend is just closing.
+	t.want.fresh = t.body != nil && (r.ContentLength <= 0 || r.ContentLength > replayLimit)
+	resp, err := t.run()
+	if err != nil {
+		if r.Body != nil && t.body == nil {
+			_ = r.Body.Close() // http.NoBody
+		}
+		t.body.close()
+		return nil, err
+	}
+	t.body.settle()
+	t.tr.FirstByte = time.Since(start)
+	resp.Request = r
+	return resp, nil
+}
+
+// run goes from backend to backend until one can be reached.
+func (t *trip) run() (*http.Response, error) {
+	var last error
+	for {
+		i, probe, ok := t.p.pick(t)
+		switch {
+		case !ok && last == nil:
+			return nil, t.p.downError()
+		case !ok:
+			return nil, last
+		case last != nil:
+			t.p.cfg.Metrics.retry(retryDial)
+		}
+		b := t.p.backends[i]
+		resp, next, err := t.on(b, probe)
+		if !next {
+			return resp, err
+		}
+		last = err
+		if t.tried == nil {
+			t.tried = make([]bool, len(t.p.backends))
+		}
+		t.tried[i] = true
+	}
+}
+
+// on tries one backend. next means that nothing was sent to it and another may
+// be tried.
+func (t *trip) on(b *backend, probe bool) (resp *http.Response, next bool, err error) {
+	if probe {
+		defer t.p.abandoned(b) // does nothing if something was found out
+	}
+	ctx := t.r.Context()
+	for {
+		t.tr.Target = b.text
+		t.tr.Attempts++
+		if b.h2c && t.want.h1 {
+			return nil, false, &RequestError{Target: b.text, Err: errUpgradeOverH2}
+		}
+		c, err := b.get(ctx, t.want)
+		if err != nil {
+			next, err = t.notReached(b, err)
+			return nil, next, err
+		}
+		x := c.send(t.r, t.body)
+		t.tr.Reused = x.reused
+		if !x.reused || x.err == nil {
+			t.p.reached(b)
+		}
+		if x.err == nil {
+			t.p.cfg.Metrics.attempt(b.text, classOK)
+			return x.resp, false, nil
+		}
+		err = t.failure(b, x)
+		t.p.cfg.Metrics.attempt(b.text, Class(err))
+		reason := resend(facts{
+			final:      !isResponseError(err),
+			answered:   x.answered,
+			reused:     x.reused,
+			broken:     broken(x.err),
+			refused:    refused(x.err),
+			replayable: t.body.replayable(),
+			resends:    t.resends,
+		})
+		if reason == "" {
+			return nil, false, err
+		}
+		t.resends++
+		t.tr.Retried = true
+		t.want.fresh, t.want.not = true, c
+		t.p.cfg.Metrics.retry(reason)
+	}
+}
+
+// notReached judges an error of get.
+func (t *trip) notReached(b *backend, err error) (next bool, _ error) {
+	if e := t.gone(b); e != nil {
+		t.p.cfg.Metrics.attempt(b.text, Class(e))
+		return false, e
+	}
+	t.p.cfg.Metrics.attempt(b.text, Class(err))
+	if !isLocal(err) {
+		t.p.dialFailed(b, err)
+	}
+	return true, err
+}
+
+// gone returns the error of a request whose client no longer waits.
+func (t *trip) gone(b *backend) error {
+	ctx := t.r.Context()
+	if ctx.Err() == nil {
+		return nil
+	}
+	if cause := context.Cause(ctx); !errors.Is(cause, ctx.Err()) {
+		return fmt.Errorf("%s: request given up: %w: %w", b.text, ctx.Err(), cause)
+	}
+	return fmt.Errorf("%s: request given up: %w", b.text, ctx.Err())
+}
+
+// failure turns what net/http reported into one of our errors.
+func (t *trip) failure(b *backend, x exchange) error {
+	if err := t.gone(b); err != nil {
+		return err
+	}
+	if err := t.body.broke(); err != nil {
+		return &RequestError{Target: b.text, Err: err}
+	}
+	limit := t.p.cfg.Response
+	switch {
+	case errors.Is(x.err, os.ErrDeadlineExceeded):
+		return &TimeoutError{Target: b.text, Phase: "send", After: limit, Err: x.err}
+	case isTimeout(x.err) && !errors.Is(x.err, syscall.ETIMEDOUT):
+		return &TimeoutError{Target: b.text, Phase: "response", After: limit, Err: x.err}
+	case x.unsent:
+		return &RequestError{Target: b.text, Err: x.err}
+	}
+	return &ResponseError{Target: b.text, Err: x.err}
+}
+
+func isResponseError(err error) bool {
+	var e *ResponseError
+	return errors.As(err, &e)
+}
+
+// facts is what the rule for sending a request again looks at.
+type facts struct {
+	final      bool // the client is gone, the time is up, or the request is at fault
+	answered   bool // a byte of an answer arrived
+	reused     bool // the connection had carried a request before
+	broken     bool // the connection ended, not just one stream of it
+	refused    bool // the backend said that it had not begun
+	replayable bool // the body is still there from its first byte
+	resends    int  // so far
+}
+
+// resend returns why a failed request may be sent again; "" if it may not.
+func resend(f facts) string {
+	switch {
+	case f.final, f.answered, !f.replayable:
+		return ""
+	case f.refused && f.resends < maxRefused:
+		return retryRefused
+	case f.reused && f.broken && f.resends == 0:
+		return retryStale
+	}
+	return ""
+}
