@@ -1,0 +1,43 @@
+// Package guard decides about an address or a request from plain values: who
+// is banned, who holds too many connections, who asks too often, and what is
+// never asked by a caller. It knows neither net/http nor sockets, and nothing
+// a stranger sends makes it grow: every table has a fixed size and counts
+// what it had to drop.
+//
+// # Scores and bans
+//
+// The caller tells what an address did with Observe. Each signal costs
+// points; points are forgiven at one a minute; 10 of them are a ban.
+//
+//	signal               points  so a ban takes
+//	junk                     10  one
+//	bad_shape                10  one
+//	scanner                  10  one
+//	unknown_host              5  two
+//	no_server_name            5  two
+//	malformed                 5  two
+//	ambiguous_path            5  two
+//	unknown_server_name       4  three: an old name of ours may still be in use
+//	tls_on_http               4  three: https:// typed with the wrong port
+//	http_on_tls               4  three: http:// typed with the wrong port
+//	no_route                  2  five: people mistype, browsers try
+//	handshake_failed        0.5  a client that does not trust us, again and again
+//	timeout                 0.5  browsers connect ahead of need
+//	rate_limited           0.05  200 refused requests: callers burst
+//
+// Half of all attackers send a single request, so what no caller does is a
+// ban at once, and what a person may do by mistake is none.
+//
+// The first ban lasts 10 minutes, the second an hour, further ones a day, by
+// 20 % more or less and never more than the longest; 7 days after the last
+// one all is forgotten. An IPv6 address counts as its /64 network. Loopback,
+// private and own addresses, trusted proxies and the networks of the config
+// are never banned, also when they share a /64 network with one that is.
+//
+// # Cost
+//
+// Looking up a ban takes no lock, and no decision allocates. Scores live in a
+// fixed table of 4-slot sets, bans in one of their own that addresses which
+// are not banned cannot push anybody out of, open connections in one that
+// holds as many clients as there may be connections.
+package guard
