@@ -1,0 +1,140 @@
+package archtest
+
+// room is one package of ours.
+type room struct {
+	may  []string // the packages of ours that its code may import
+	test []string // further ones that its tests may import
+}
+
+// all stands for every package of the table but archtest and testnet.
+const all = "all"
+
+// rooms lists our packages by path below the module. A package that is not
+// here yet comes with its line in ARCHITECTURE.md first. Tests may import
+// internal/testnet anywhere.
+var rooms = map[string]room{
+	"cmd/proxy":         {may: []string{"internal/app", "internal/config"}, test: []string{all}},
+	"internal/app":      {may: []string{all}},
+	"internal/config":   {},
+	"internal/proxy":    {may: []string{"internal/guard", "internal/caller", "internal/route", "internal/upstream", "internal/http1"}},
+	"internal/route":    {},
+	"internal/upstream": {may: []string{"internal/http1"}},
+	"internal/http1":    {},
+	"internal/guard":    {may: []string{"internal/durable"}},
+	"internal/caller":   {},
+	"internal/tlsmgr":   {may: []string{"internal/dnscheck", "internal/durable"}},
+	"internal/dnscheck": {},
+	"internal/ddns":     {may: []string{"internal/dnsapi", "internal/dnscheck", "internal/durable"}},
+	"internal/dnsapi":   {},
+	"internal/notify":   {},
+	"internal/tunnel":   {},
+	"internal/admin":    {},
+	"internal/service":  {},
+	"internal/durable":  {},
+	"internal/testnet":  {},
+	"internal/archtest": {},
+}
+
+// notRooms are folders with Go files that no rule looks at.
+var notRooms = []string{
+	"internal/tmpdeps", // holds go.mod's requirements until their users exist
+}
+
+// never lists imports that are wrong whatever else changes.
+var never = []struct{ pkg, imports, why string }{
+	{"internal/guard", "net/http", "guard decides from plain values, so that any HTTP engine can ask it"},
+	{"internal/route", "net/http", "route is a pure function of host, method and path"},
+	{"internal/http1", "net/http", "http1 is the wire format beside net/http, not on top of it"},
+}
+
+// knows lists libraries that are held at arm's length, with the files that
+// may import them (tests may as well).
+var knows = []struct {
+	library string
+	files   []string
+	why     string
+}{
+	{"github.com/caddyserver/certmagic", []string{
+		"internal/tlsmgr/engine.go",
+	}, "certmagic is one driver among possible ones; see ARCHITECTURE.md"},
+	{"go.uber.org/zap", []string{
+		"internal/tlsmgr/engine.go",
+		"internal/tlsmgr/zaplog.go",
+	}, "the log is slog; certmagic's zap goes through one bridge"},
+}
+
+// notShipped may not be among the dependencies of the shipped binary.
+var notShipped = []string{
+	"github.com/coder/websocket",
+	"github.com/google/go-cmp",
+	"github.com/letsencrypt/challtestsrv",
+	"github.com/letsencrypt/pebble",
+	"github.com/prometheus/client_golang/prometheus/testutil",
+	"github.com/rogpeppe/go-internal",
+	"google.golang.org/grpc",
+	"postern/internal/archtest",
+	"postern/internal/testnet",
+	"testing",
+}
+
+// Exceptions, by rule. The key is "file" or "file:Func" or "file:Type.Method"
+// below the module; the value is the reason.
+
+// longFiles may have more than 600 lines.
+var longFiles = map[string]string{}
+
+// longFuncs may have more than 100 lines.
+var longFuncs = map[string]string{}
+
+// goStatements may start a goroutine outside internal/service.
+var goStatements = map[string]string{
+	"cmd/proxy/main.go:untilSignal":                    "lives as long as the process: the second signal must work whatever hangs",
+	"cmd/proxy/run.go:reloadOnSignal":                  "ends with its context; signals are for main to receive",
+	"internal/app/demo.go:demo.run":                    "waited for in the same function",
+	"internal/app/samplebackend.go:startSampleBackend": "waited for by close; the demo's backend is no service of the process",
+	"internal/proxy/listen.go:Server.accept":           "one for each connection; counted, and Shutdown waits for them",
+}
+
+// packageVars may hold package variables that change; the key is "file:name".
+var packageVars = map[string]string{
+	"internal/guard/shape.go:shapes":          "a matcher built from constants, only read afterwards",
+	"internal/guard/signatures.go:signatures": "a matcher built from constants, only read afterwards",
+	"internal/guard/signatures.go:unasked":    "a matcher built from constants, only read afterwards",
+	"internal/proxy/body.go:copyBuffers":      "a pool of buffers, for the whole process on purpose",
+	"internal/proxy/exchange.go:exchanges":    "a pool of records, for the whole process on purpose",
+	"internal/tlsmgr/engine.go:shortTimeout":  "sets certmagic's HTTP timeout once; there is no other way to it",
+}
+
+// exits may end the process.
+var exits = map[string]string{}
+
+// sleeps may call time.Sleep in a test: helpers that only bubbles of
+// testing/synctest call.
+var sleeps = map[string]string{}
+
+// constantCalls are the functions whose result may be kept in a package
+// variable: nothing can change it afterwards.
+var constantCalls = []string{
+	"errors.New",
+	"fmt.Errorf",
+	"netip.AddrFrom4",
+	"netip.AddrFrom16",
+	"netip.MustParseAddr",
+	"netip.MustParsePrefix",
+	"netip.PrefixFrom",
+	"prometheus.NewDesc",
+	"reflect.TypeFor",
+	"regexp.MustCompile",
+	"strings.NewReplacer",
+	"time.Date",
+}
+
+// machinePaths are paths that exist on somebody's machine and mean nothing to
+// a reader. They are put together here so that this file does not contain
+// them.
+var machinePaths = []string{
+	"/" + "work/",
+	"/" + "root/",
+	"/tmp/" + "postern",
+	"/tmp/" + "bash_jobs",
+}
