@@ -1,0 +1,294 @@
+package proxy
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pires/go-proxyproto"
+
+	"postern/internal/guard"
+	"postern/internal/http1"
+)
+
+// clientConn is one client's TCP connection, below TLS. It counts bytes,
+// recognises what is spoken by the first ones, and gives every write a
+// deadline, so that a client that stops reading does not hold a goroutine.
+type clientConn struct {
+	net.Conn
+	srv   *Server
+	kind  Kind
+	start time.Time
+
+	peer    netip.Addr // who is at the other end of the TCP connection
+	client  netip.Addr // who is judged: the peer, or who its PROXY header names
+	counted netip.Addr // whose connections the guard counts this one to; invalid: nobody's
+
+	// Used by the reading side alone.
+	pre        []byte  // bytes read past the PROXY header, not handed on yet
+	first      [8]byte // the first bytes, until they are recognised
+	firstLen   int
+	recognised bool
+
+	in, out    atomic.Int64
+	requests   atomic.Int64 // requests that reached the handler
+	inFlight   atomic.Int32 // requests in the handler
+	secured    atomic.Bool  // the TLS handshake is done
+	judged     atomic.Bool  // already refused or scored as a connection
+	brutal     atomic.Bool  // close with a reset
+	writeLimit atomic.Int64 // the write deadline now set, Unix nanoseconds
+	stall      time.Duration
+
+	closeOnce sync.Once
+	closeErr  error
+}
+
+func newClientConn(s *Server, nc net.Conn, kind Kind, peer netip.Addr, now time.Time) *clientConn {
+	return &clientConn{
+		Conn: nc, srv: s, kind: kind, start: now, peer: peer, client: peer,
+		stall: s.snap.Load().Limits.Stall,
+	}
+}
+
+// Read fails with io.EOF when the first bytes are not what the listener
+// speaks.
+func (c *clientConn) Read(p []byte) (int, error) {
+	var n int
+	var err error
+	if len(c.pre) > 0 {
+		n = copy(p, c.pre)
+		if c.pre = c.pre[n:]; len(c.pre) == 0 {
+			c.pre = nil
+		}
+	} else {
+		n, err = c.Conn.Read(p)
+	}
+	c.in.Add(int64(n))
+	if n > 0 && !c.recognised && !c.recognise(p[:n]) {
+		return 0, io.EOF
+	}
+	return n, err
+}
+
+// recognise looks at the first bytes and reports whether the connection may
+// go on.
+func (c *clientConn) recognise(p []byte) bool {
+	c.firstLen += copy(c.first[c.firstLen:], p)
+	proto := guard.ClassifyFirstBytes(c.first[:c.firstLen])
+	switch {
+	case proto == guard.Incomplete:
+		if c.firstLen < len(c.first) {
+			return true
+		}
+		c.recognised = true // eight bytes did not tell: let the parser decide
+		return true
+	case proto == guard.TLS && c.kind == KindHTTPS, proto == guard.HTTP && c.kind == KindHTTP:
+		c.recognised = true
+		return true
+	case proto == guard.TLS:
+		c.refuse("tls_on_http", guard.TLSOnHTTP)
+	case proto == guard.HTTP:
+		c.refuse("http_on_https", guard.HTTPOnTLS)
+	default:
+		c.refuse("junk_"+proto.String(), guard.Junk)
+	}
+	return false
+}
+
+// refuse scores the client once and makes the close a reset.
+func (c *clientConn) refuse(reason string, s guard.Signal) {
+	c.brutal.Store(true)
+	if c.judged.Swap(true) {
+		return
+	}
+	c.srv.metrics.refusedConn(reason)
+	c.srv.log.Debug("connection refused", "client", c.client, "listener", c.kind.String(), "reason", reason)
+	c.srv.cfg.Guard.Observe(c.client, s, time.Now())
+}
+
+// Write gives the client stall time to take p. The deadline is moved at most
+// once a second: setting it costs more than a small write.
+func (c *clientConn) Write(p []byte) (int, error) {
+	if c.stall > 0 {
+		now := time.Now()
+		if want := now.Add(c.stall).UnixNano(); want-c.writeLimit.Load() > int64(time.Second) {
+			c.writeLimit.Store(want)
+			_ = c.Conn.SetWriteDeadline(time.Unix(0, want))
+		}
+	}
+	n, err := c.Conn.Write(p)
+	c.out.Add(int64(n))
+	return n, err
+}
+
+// SetDeadline is remembered as far as writing goes.
+func (c *clientConn) SetDeadline(t time.Time) error {
+	c.rememberWrite(t)
+	return c.Conn.SetDeadline(t)
+}
+
+// SetWriteDeadline is remembered, so that Write knows what is set.
+func (c *clientConn) SetWriteDeadline(t time.Time) error {
+	c.rememberWrite(t)
+	return c.Conn.SetWriteDeadline(t)
+}
+
+func (c *clientConn) rememberWrite(t time.Time) {
+	if t.IsZero() {
+		c.writeLimit.Store(0)
+		return
+	}
+	c.writeLimit.Store(t.UnixNano())
+}
+
+// CloseWrite ends our direction, so that the client reads the answer before
+// the connection goes.
+func (c *clientConn) CloseWrite() error {
+	if t, ok := c.Conn.(interface{ CloseWrite() error }); ok {
+		return t.CloseWrite()
+	}
+	return nil
+}
+
+func (c *clientConn) Close() error {
+	c.closeOnce.Do(func() {
+		if c.brutal.Load() {
+			reset(c.Conn)
+		} else {
+			c.closeErr = c.Conn.Close()
+		}
+		c.srv.closed(c)
+	})
+	return c.closeErr
+}
+
+// abort closes with a reset: nothing is sent, nothing is kept for the peer.
+func (c *clientConn) abort() {
+	c.brutal.Store(true)
+	_ = c.Close()
+}
+
+// reset closes c so that the kernel answers with RST and keeps no state.
+func reset(c net.Conn) {
+	if t, ok := c.(*net.TCPConn); ok {
+		_ = t.SetLinger(0)
+	}
+	_ = c.Close()
+}
+
+// readProxyHeader reads the PROXY protocol header (version 1 or 2) if there
+// is one and returns the client it names; invalid when there is none or the
+// peer speaks for itself (LOCAL).
+func (c *clientConn) readProxyHeader() (netip.Addr, error) {
+	br := bufio.NewReaderSize(c.Conn, 1024)
+	header, err := proxyproto.Read(br)
+	if err != nil && !errors.Is(err, proxyproto.ErrNoProxyProtocol) {
+		return netip.Addr{}, err
+	}
+	if n := br.Buffered(); n > 0 {
+		c.pre, _ = br.Peek(n) // br is not used again: its buffer is ours
+	}
+	if header == nil || header.Command.IsLocal() {
+		return netip.Addr{}, nil
+	}
+	return addrOf(header.SourceAddr), nil
+}
+
+// http1Conn is a connection on which HTTP/1.1 is spoken: clear text or the
+// inside of TLS. It lets through to net/http only what RFC 9112 allows and
+// every parser reads the same way.
+type http1Conn struct {
+	net.Conn // the *clientConn or the *tls.Conn above it
+	client   *clientConn
+	follow   http1.Follower
+	bad      error // the violation, once there was one; reading side alone
+	violated atomic.Bool
+	mute     atomic.Bool
+}
+
+func newHTTP1Conn(nc net.Conn, c *clientConn) *http1Conn {
+	h := &http1Conn{Conn: nc, client: c}
+	h.follow.Limits.Head = c.srv.http.MaxHeaderBytes
+	return h
+}
+
+func (h *http1Conn) Read(p []byte) (int, error) {
+	if h.bad != nil {
+		return 0, h.bad
+	}
+	n, err := h.Conn.Read(p)
+	if n > 0 {
+		good, bad := h.follow.Feed(p[:n])
+		if bad != nil {
+			h.violation(bad)
+			if good > 0 {
+				return good, nil
+			}
+			return 0, h.bad
+		}
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && h.client.requests.Load() == 0 && !h.client.judged.Swap(true) {
+		h.client.srv.metrics.refusedConn("header_timeout")
+		h.client.srv.cfg.Guard.Observe(h.client.client, guard.Timeout, time.Now())
+	}
+	return n, err
+}
+
+// violation answers a malformed head itself: net/http knows only 400. It may
+// write because net/http reads a head only when no answer is under way; in
+// the middle of an exchange the handler learns of it as a read error.
+func (h *http1Conn) violation(err error) {
+	h.bad = err
+	h.violated.Store(true)
+	c := h.client
+	status, reason := 400, "malformed"
+	if se, ok := errors.AsType[*http1.SyntaxError](err); ok {
+		status, reason = se.Reason.Status(), se.Reason.String()
+	}
+	c.srv.metrics.malformed.WithLabelValues(reason).Inc()
+	c.srv.log.Debug("malformed request", "client", c.client, "reason", reason)
+	if !c.judged.Swap(true) {
+		c.srv.cfg.Guard.Observe(c.client, guard.Malformed, time.Now())
+	}
+	if c.inFlight.Load() > 0 {
+		return
+	}
+	_, _ = h.Conn.Write(rawProblem(status, reason, c.srv.ids.next()))
+	h.mute.Store(true)
+}
+
+// Write drops what net/http says after the connection was answered here.
+func (h *http1Conn) Write(p []byte) (int, error) {
+	if h.mute.Load() {
+		return len(p), nil
+	}
+	return h.Conn.Write(p)
+}
+
+// CloseWrite lets net/http end our direction and wait before it closes.
+func (h *http1Conn) CloseWrite() error {
+	if t, ok := h.Conn.(interface{ CloseWrite() error }); ok {
+		return t.CloseWrite()
+	}
+	return nil
+}
+
+// Close scores heads that were complete and yet reached no handler: net/http
+// refused them.
+func (h *http1Conn) Close() error {
+	c := h.client
+	if !h.violated.Load() && h.follow.Requests() > c.requests.Load() && !c.judged.Swap(true) {
+		c.srv.metrics.malformed.WithLabelValues("refused_by_engine").Inc()
+		c.srv.cfg.Guard.Observe(c.client, guard.Malformed, time.Now())
+	}
+	if c.brutal.Load() {
+		return c.Close() // no TLS close_notify for those we reset
+	}
+	return h.Conn.Close()
+}

@@ -1,0 +1,253 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"postern/internal/guard"
+)
+
+// Kind says what is spoken on a listener.
+type Kind uint8
+
+// The kinds of listeners.
+const (
+	KindHTTP Kind = iota
+	KindHTTPS
+)
+
+func (k Kind) String() string {
+	if k == KindHTTPS {
+		return "https"
+	}
+	return "http"
+}
+
+// Serve accepts connections from l until l is closed, by Shutdown or by the
+// caller; then it returns nil. Each connection has a goroutine of its own
+// until net/http takes it over; Shutdown waits for them.
+func (s *Server) Serve(l net.Listener, kind Kind) error {
+	if !s.track(l) {
+		return l.Close()
+	}
+	defer s.untrack(l)
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return nil
+			}
+			if !temporary(err) {
+				return err
+			}
+			s.metrics.acceptErrors.Inc()
+			s.pause() // no file descriptors left: let some connections end
+			continue
+		}
+		s.accept(c, kind)
+	}
+}
+
+func (s *Server) track(l net.Listener) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining {
+		return false
+	}
+	s.listeners[l] = struct{}{}
+	return true
+}
+
+func (s *Server) untrack(l net.Listener) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.listeners, l)
+}
+
+// temporary reports whether accepting may work again later: EMFILE, ENFILE,
+// ECONNABORTED and the like, which net reports as a timeout or temporary.
+func temporary(err error) bool {
+	t, ok := errors.AsType[interface {
+		error
+		Temporary() bool
+	}](err)
+	return ok && t.Temporary()
+}
+
+func (s *Server) pause() {
+	t := time.NewTimer(50 * time.Millisecond)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.done:
+	}
+}
+
+// accept refuses a banned address before a byte is read, and starts the
+// connection's goroutine otherwise.
+func (s *Server) accept(nc net.Conn, kind Kind) {
+	peer := addrOf(nc.RemoteAddr())
+	trusted := contains(s.snap.Load().Trusted, peer)
+	now := time.Now()
+	if !trusted && !s.enter(peer, now) {
+		reset(nc)
+		return
+	}
+	c := newClientConn(s, nc, kind, peer, now)
+	if !trusted {
+		c.counted = peer
+	}
+	s.mu.Lock()
+	if s.draining {
+		s.mu.Unlock()
+		_ = c.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.accepting.Add(1)
+	s.mu.Unlock()
+	s.metrics.connections.WithLabelValues(kind.String()).Inc()
+	s.metrics.openConns.WithLabelValues(kind.String()).Inc()
+	go func() { // ends when net/http has the connection or it is closed; Shutdown waits for it
+		defer s.accepting.Done()
+		s.carry(c, trusted)
+	}()
+}
+
+// enter asks the guard about a client's address; when it may enter, the guard
+// counts its connection until ConnClosed.
+func (s *Server) enter(client netip.Addr, now time.Time) bool {
+	v := s.cfg.Guard.AllowConn(client, now)
+	return v.Allowed
+}
+
+// carry takes a new connection up to HTTP: PROXY protocol, TLS, protocol.
+func (s *Server) carry(c *clientConn, trusted bool) {
+	limits := s.snap.Load().Limits
+	_ = c.SetDeadline(deadline(limits.Handshake))
+	if trusted && !s.identifyPeer(c) {
+		c.abort()
+		return
+	}
+	if c.kind == KindHTTP {
+		_ = c.SetDeadline(time.Time{})
+		s.ready.put(newHTTP1Conn(c, c))
+		return
+	}
+	s.handshake(c)
+}
+
+// identifyPeer reads the PROXY protocol header a trusted peer may send and
+// asks the guard about the client it names.
+func (s *Server) identifyPeer(c *clientConn) bool {
+	client, err := c.readProxyHeader()
+	if err != nil {
+		s.metrics.refusedConn("proxy_protocol")
+		s.log.Debug("PROXY header refused", "peer", c.peer, "err", err)
+		return false
+	}
+	if client.IsValid() {
+		c.client = client
+	}
+	if !s.enter(c.client, c.start) {
+		return false
+	}
+	c.counted = c.client
+	return true
+}
+
+// closed is called once by the connection when it is closed.
+func (s *Server) closed(c *clientConn) {
+	s.mu.Lock()
+	_, tracked := s.conns[c]
+	delete(s.conns, c)
+	s.mu.Unlock()
+	if c.counted.IsValid() {
+		s.cfg.Guard.ConnClosed(c.counted)
+	}
+	if !tracked {
+		return
+	}
+	s.metrics.openConns.WithLabelValues(c.kind.String()).Dec()
+	s.metrics.received.Add(float64(c.in.Load()))
+	s.metrics.sent.Add(float64(c.out.Load()))
+	if c.kind == KindHTTP || c.secured.Load() {
+		if c.requests.Load() == 0 && !c.judged.Load() {
+			s.cfg.Guard.Observe(c.client, guard.Timeout, time.Now())
+		}
+	}
+}
+
+// readyConns is the net.Listener net/http serves: connections that have
+// passed everything before HTTP.
+type readyConns struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func newReadyConns() *readyConns {
+	return &readyConns{conns: make(chan net.Conn), done: make(chan struct{})}
+}
+
+func (r *readyConns) put(c net.Conn) {
+	select {
+	case r.conns <- c:
+	case <-r.done:
+		_ = c.Close()
+	}
+}
+
+func (r *readyConns) Accept() (net.Conn, error) {
+	select {
+	case c := <-r.conns:
+		return c, nil
+	case <-r.done:
+		return nil, net.ErrClosed
+	}
+}
+
+func (r *readyConns) Close() error {
+	r.once.Do(func() { close(r.done) })
+	return nil
+}
+
+func (r *readyConns) Addr() net.Addr { return &net.TCPAddr{} }
+
+// clientConnKey finds the *clientConn in a request's context.
+type clientConnKey struct{}
+
+// withClientConn lets each request find its connection.
+func withClientConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, clientConnKey{}, clientConnOf(c))
+}
+
+func deadline(d time.Duration) time.Time {
+	if d <= 0 {
+		return time.Time{}
+	}
+	return time.Now().Add(d)
+}
+
+func addrOf(a net.Addr) netip.Addr {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return t.AddrPort().Addr().Unmap()
+	}
+	if ap, err := netip.ParseAddrPort(a.String()); err == nil {
+		return ap.Addr().Unmap()
+	}
+	return netip.IPv4Unspecified() // a unix socket or a pipe: nobody's address
+}
+
+func contains(prefixes []netip.Prefix, a netip.Addr) bool {
+	for _, p := range prefixes {
+		if p.Contains(a) {
+			return true
+		}
+	}
+	return false
+}

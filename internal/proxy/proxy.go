@@ -1,0 +1,287 @@
+// Package proxy accepts connections and carries each request through five
+// steps: facts, admit, identify and route, forward, record.
+//
+// A connection passes the cheapest refusals first: the ban table, the first
+// bytes, the server name of the TLS hello. What is left is HTTP, spoken by
+// net/http behind a filter that holds HTTP/1.1 to RFC 9112. Only the step
+// forward knows which HTTP engine runs.
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"postern/internal/guard"
+	"postern/internal/route"
+	"postern/internal/upstream"
+)
+
+// Config is what a Server keeps for its whole life. What a reload may change
+// is in Snapshot.
+type Config struct {
+	// Log gets what a person may want to read; nil discards it.
+	Log *slog.Logger
+
+	// Registerer gets the metrics; nil registers none.
+	Registerer prometheus.Registerer
+
+	// Guard decides about addresses. Required.
+	Guard *guard.Guard
+
+	// TLS serves the https listeners; nil when there are none. Its
+	// GetConfigForClient refuses a handshake with an error that may have a
+	// method RefusalClass() string.
+	TLS *tls.Config
+
+	// Challenge answers http-01 challenges on the http listeners before
+	// anything else and reports whether it did; nil when there are none.
+	Challenge func(w http.ResponseWriter, r *http.Request) bool
+}
+
+// Snapshot is one reading of the configuration. It is never changed after
+// Apply; a reload builds another.
+type Snapshot struct {
+	// Table finds the site and route; its indices are those of Sites and
+	// Site.Routes.
+	Table *route.Table
+	Sites []Site
+
+	// Trusted are the networks whose forwarding headers and PROXY protocol
+	// headers are believed.
+	Trusted []netip.Prefix
+
+	// Rate limits each client address over all sites; nil: no limit.
+	Rate *Rate
+
+	Limits Limits
+
+	// HTTPSPort is the port of the https listener, for redirects to it; 0:
+	// there is none.
+	HTTPSPort int
+
+	// Access gets one line for each request; nil: none.
+	Access *slog.Logger
+	// LogQuery adds the query string to the access line.
+	LogQuery bool
+}
+
+// Limits bounds what one client may use. A zero duration means no bound.
+type Limits struct {
+	Header    int // bytes of a request head; 0: 32 KiB
+	Handshake time.Duration
+	HeaderIn  time.Duration // for the head of a request
+	Idle      time.Duration // between requests
+	Stall     time.Duration // without progress of a body, either way
+}
+
+// HTTPMode says what a site does with clear-text requests.
+type HTTPMode uint8
+
+// The modes of a site on the http listeners.
+const (
+	HTTPRedirect HTTPMode = iota
+	HTTPServe
+	HTTPOff
+)
+
+// Site is what is served under some host names.
+type Site struct {
+	// Name is the metric label and the log's word for the site: its first
+	// host.
+	Name   string
+	HTTP   HTTPMode
+	HSTS   string // the header's value; "": not sent
+	Rate   *Rate  // nil: no limit
+	Routes []Route
+}
+
+// Route says what is done with a request. Exactly one of Upstream, Redirect
+// and Respond is set.
+type Route struct {
+	Name        string // the metric label: its path pattern
+	Pattern     string // the path pattern, "/*" for every path
+	StripPrefix string // removed before the backend sees the path; "": nothing
+	Upstream    *upstream.Pool
+	Redirect    *Redirect
+	Respond     *Respond
+	Rate        *Rate // nil: no limit
+	MaxBody     int64 // bytes; 0: no bound
+}
+
+// Rate is a limit and the policy name its headers tell.
+type Rate struct {
+	Policy  string
+	Limiter *guard.Limiter
+}
+
+// Redirect answers with another address.
+type Redirect struct {
+	// To may end in "*", which stands for what the route's own "*" matched.
+	To     string
+	Status int
+}
+
+// Respond answers with a fixed text.
+type Respond struct {
+	Status int
+	Body   string
+	Type   string
+}
+
+// Server accepts connections on its listeners and serves them. All methods
+// may be called at any time from any goroutine.
+type Server struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	ids     requestIDs
+	snap    atomic.Pointer[Snapshot]
+
+	http  *http.Server  // speaks HTTP for every connection that got that far
+	ready *readyConns   // hands connections to http
+	done  chan struct{} // closed when http.Serve has returned
+
+	mu        sync.Mutex
+	listeners map[net.Listener]struct{} // guarded by mu
+	conns     map[*clientConn]struct{}  // guarded by mu
+	draining  bool                      // guarded by mu
+
+	accepting sync.WaitGroup // goroutines of Serve's connections before HTTP
+}
+
+// New returns a server without listeners. first is its first configuration.
+// It starts no goroutine; Serve does.
+func New(cfg Config, first *Snapshot) (*Server, error) {
+	if cfg.Guard == nil || first == nil || first.Table == nil {
+		return nil, errors.New("proxy: a guard and a snapshot with a table are needed")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg:       cfg,
+		log:       cfg.Log,
+		metrics:   newMetrics(cfg.Registerer),
+		ids:       newRequestIDs(),
+		ready:     newReadyConns(),
+		done:      make(chan struct{}),
+		listeners: make(map[net.Listener]struct{}),
+		conns:     make(map[*clientConn]struct{}),
+	}
+	s.snap.Store(first)
+	s.http = s.newEngine(first.Limits)
+	return s, nil
+}
+
+// newEngine configures net/http. Timeouts and sizes are fixed for the life
+// of the process: net/http reads them without a lock.
+func (s *Server) newEngine(l Limits) *http.Server {
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	header := l.Header
+	if header <= 0 {
+		header = 32 << 10
+	}
+	return &http.Server{
+		Handler:                      http.HandlerFunc(s.serveHTTP),
+		Protocols:                    &protocols,
+		TLSConfig:                    &tls.Config{NextProtos: []string{"h2"}}, // enables h2 for the *tls.Conn we hand over; handshakes are ours
+		ReadHeaderTimeout:            l.HeaderIn,
+		IdleTimeout:                  l.Idle,
+		MaxHeaderBytes:               header,
+		DisableGeneralOptionsHandler: true,
+		ConnContext:                  withClientConn,
+		ErrorLog:                     slog.NewLogLogger(noiseCounter{s.metrics}, slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          128,
+			MaxReceiveBufferPerConnection: 1 << 20,
+			MaxReceiveBufferPerStream:     256 << 10,
+			WriteByteTimeout:              l.Stall,
+			CountError:                    s.metrics.http2Error,
+		},
+	}
+}
+
+// Apply makes next the configuration of every request that starts from now
+// on. Requests in flight end under the one they began with.
+func (s *Server) Apply(next *Snapshot) { s.snap.Store(next) }
+
+// Run speaks HTTP on the connections Serve accepted, until Shutdown. It
+// returns nil after Shutdown.
+func (s *Server) Run() error {
+	defer close(s.done)
+	err := s.http.Serve(s.ready)
+	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// Shutdown closes the listeners, asks clients to leave (GOAWAY, Connection:
+// close), waits until ctx is done for requests in flight, and then cuts what
+// is left. It reports how many connections were cut.
+func (s *Server) Shutdown(ctx context.Context) (cut int) {
+	s.mu.Lock()
+	s.draining = true
+	for l := range s.listeners {
+		_ = l.Close() // the accept loop sees net.ErrClosed and ends
+	}
+	s.mu.Unlock()
+
+	_ = s.http.Shutdown(ctx) // its error is ctx's: what is left is cut below
+	s.waitIdle(ctx)
+	return s.cutAll()
+}
+
+// waitIdle waits for connections net/http does not wait for: HTTP/2 streams
+// and upgraded ones.
+func (s *Server) waitIdle(ctx context.Context) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for s.open() > 0 {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Server) open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+func (s *Server) cutAll() int {
+	_ = s.http.Close()
+	s.mu.Lock()
+	left := make([]*clientConn, 0, len(s.conns))
+	for c := range s.conns {
+		left = append(left, c)
+	}
+	s.mu.Unlock()
+	for _, c := range left {
+		_ = c.Close()
+	}
+	s.accepting.Wait()
+	return len(left)
+}
+
+// Draining reports whether Shutdown has begun.
+func (s *Server) Draining() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.draining
+}

@@ -1,0 +1,94 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"time"
+)
+
+// noSite and noRoute are the labels of requests that matched nothing.
+const (
+	noSite  = "(none)"
+	noRoute = "(none)"
+)
+
+// record runs at the end of every exchange, also when it ends by a panic that
+// cuts the connection, which goes on.
+func (x *exchange) record() {
+	x.conn.inFlight.Add(-1)
+	took := time.Since(x.start)
+	site, rt := noSite, noRoute
+	if x.site != nil {
+		site = x.site.Name
+	}
+	if x.route != nil {
+		rt = x.route.Name
+	}
+	m := x.s.metrics
+	m.requests.WithLabelValues(site, rt, statusClass(x.w.status), protoLabel(x.r.ProtoMajor, x.r.ProtoMinor)).Inc()
+	if x.route != nil {
+		m.duration.WithLabelValues(site, rt).Observe(took.Seconds())
+	}
+	if x.trace != nil && x.trace.FirstByte > 0 {
+		m.upstreamTime.WithLabelValues(site, rt).Observe(x.trace.FirstByte.Seconds())
+	}
+	if x.r.ContentLength > 0 {
+		m.reqBytes.WithLabelValues(site).Add(float64(x.r.ContentLength))
+	}
+	m.respBytes.WithLabelValues(site).Add(float64(x.w.bytes))
+	if x.verdict != "" {
+		m.verdicts.WithLabelValues(x.verdict).Inc()
+	}
+	if x.snap.Access != nil {
+		x.accessLine(site, rt, took)
+	}
+}
+
+// accessLine writes the one line of this request. Everything a stranger sent
+// is quoted by the handler and cut to a bound.
+func (x *exchange) accessLine(site, rt string, took time.Duration) {
+	attrs := make([]slog.Attr, 0, 20)
+	attrs = append(attrs,
+		slog.String("client", x.client.String()),
+		slog.String("method", bounded(x.r.Method)),
+		slog.String("host", bounded(x.r.Host)),
+		slog.String("path", bounded(x.target)),
+		slog.String("proto", protoLabel(x.r.ProtoMajor, x.r.ProtoMinor)),
+		slog.Bool("tls", x.secure),
+		slog.Int("status", x.w.status),
+		slog.Int64("bytes_in", max(x.r.ContentLength, 0)),
+		slog.Int64("bytes_out", x.w.bytes),
+		slog.Float64("duration_ms", ms(took)),
+		slog.String("site", site),
+		slog.String("route", rt),
+		slog.String("request_id", x.id),
+	)
+	if x.snap.LogQuery && x.r.URL.RawQuery != "" {
+		attrs = append(attrs, slog.String("query", bounded(x.r.URL.RawQuery)))
+	}
+	if ua := x.r.UserAgent(); ua != "" {
+		attrs = append(attrs, slog.String("user_agent", bounded(ua)))
+	}
+	if x.verdict != "" {
+		attrs = append(attrs, slog.String("verdict", x.verdict))
+	}
+	if t := x.trace; t != nil {
+		attrs = append(attrs, slog.String("upstream", t.Target), slog.Float64("upstream_ms", ms(t.FirstByte)), slog.Int("attempts", t.Attempts))
+	}
+	if x.err != nil {
+		attrs = append(attrs, slog.String("err", x.err.Error()))
+	}
+	x.snap.Access.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request", attrs...)
+}
+
+// bounded cuts what a stranger sent to a length a log line bears.
+func bounded(s string) string {
+	const limit = 512
+	if len(s) <= limit {
+		return s
+	}
+	return s[:limit] + "…"
+}
+
+// ms is d in milliseconds, to the microsecond.
+func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -1,0 +1,125 @@
+package proxy
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"postern/internal/guard"
+)
+
+// protocolChallenge is the ALPN protocol of tls-alpn-01 (RFC 8737): the
+// handshake is the answer, no byte follows.
+const protocolChallenge = "acme-tls/1"
+
+// handshake runs the TLS handshake and hands the connection to HTTP.
+func (s *Server) handshake(c *clientConn) {
+	ctx := context.Background() // the connection's own: nobody above waits for it
+	if d := s.snap.Load().Limits.Handshake; d > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d)
+		defer cancel()
+	}
+	start := time.Now()
+	tc := tls.Server(c, s.cfg.TLS)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		s.handshakeFailed(c, err)
+		return
+	}
+	state := tc.ConnectionState()
+	s.metrics.handshake(handshakeOK, time.Since(start))
+	if state.DidResume {
+		s.metrics.resumed.Inc()
+	}
+	c.secured.Store(true)
+	_ = tc.SetDeadline(time.Time{})
+	switch state.NegotiatedProtocol {
+	case "h2":
+		s.ready.put(tc)
+	case protocolChallenge:
+		c.judged.Store(true)
+		_ = tc.Close()
+	default:
+		s.ready.put(newHTTP1Conn(tc, c))
+	}
+}
+
+// The result classes of TLS handshakes.
+const (
+	handshakeOK       = "ok"
+	handshakeTimeout  = "timeout"
+	handshakeGone     = "client_gone"
+	handshakeNotTLS   = "not_tls"
+	handshakeNoCommon = "no_common_parameters"
+	handshakeAlert    = "client_alert"
+	handshakeOther    = "other"
+)
+
+// refusalClasses are the refusals tlsmgr names, and what each says about the
+// client.
+var refusalClasses = map[string]guard.Signal{ // read only
+	"no_server_name":      guard.NoServerName,
+	"unknown_server_name": guard.UnknownServerName,
+}
+
+func (s *Server) handshakeFailed(c *clientConn, err error) {
+	class := handshakeClass(err)
+	if c.judged.Load() { // by its first bytes
+		class = handshakeNotTLS
+	}
+	s.metrics.handshake(class, time.Since(c.start))
+	s.log.Debug("TLS handshake failed", "client", c.client, "class", class, "err", err)
+	if signal, ok := refusalClasses[class]; ok {
+		c.refuse(class, signal)
+	} else if class == handshakeTimeout || class == handshakeNoCommon {
+		c.refuse("handshake_"+class, guard.HandshakeFailed)
+	}
+	_ = c.Close()
+}
+
+// handshakeClass sorts the errors of crypto/tls, which has no types for most
+// of them.
+func handshakeClass(err error) string {
+	if r, ok := errors.AsType[interface {
+		error
+		RefusalClass() string
+	}](err); ok {
+		return r.RefusalClass()
+	}
+	var record tls.RecordHeaderError
+	var alert tls.AlertError
+	var op *net.OpError
+	switch {
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return handshakeTimeout
+	case errors.As(err, &record):
+		return handshakeNotTLS
+	case errors.As(err, &alert), errors.As(err, &op) && op.Op == "remote error":
+		return handshakeAlert
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, net.ErrClosed), op != nil:
+		return handshakeGone
+	case strings.Contains(err.Error(), "unsupported"), strings.Contains(err.Error(), "no cipher suite"), strings.Contains(err.Error(), "no mutual"), strings.Contains(err.Error(), "no application protocol"):
+		return handshakeNoCommon
+	}
+	return handshakeOther
+}
+
+// clientConnOf finds our connection under what net/http was given.
+func clientConnOf(c net.Conn) *clientConn {
+	switch c := c.(type) {
+	case *http1Conn:
+		return c.client
+	case *tls.Conn:
+		if cc, ok := c.NetConn().(*clientConn); ok {
+			return cc
+		}
+	case *clientConn:
+		return c
+	}
+	return nil
+}

@@ -1,0 +1,93 @@
+package proxy
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+)
+
+// upgrade turns the exchange into a tunnel after the backend said 101 (RFC
+// 9110 section 7.8). It returns when both directions are over.
+func (x *exchange) upgrade(out *http.Request, res *http.Response) {
+	asked, got := out.Header.Get("Upgrade"), res.Header.Get("Upgrade")
+	if asked == "" || !strings.EqualFold(asked, got) {
+		x.problem(http.StatusBadGateway, "bad_upgrade", "The application switched to a protocol nobody asked for.")
+		return
+	}
+	backend, ok := res.Body.(io.ReadWriteCloser)
+	if !ok {
+		x.problem(http.StatusBadGateway, "bad_upgrade", "The application's connection does not take an upgrade.")
+		return
+	}
+	defer backend.Close()
+	client, buffered, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		x.err = err
+		x.problem(http.StatusBadGateway, "bad_upgrade", "This connection does not take an upgrade.")
+		return
+	}
+	defer client.Close()
+	if h, ok := client.(*http1Conn); ok {
+		h.follow.Opaque()
+	}
+	removeHopByHop(res.Header)
+	x.ownFields(res.Header)
+	res.Header["Connection"] = []string{"Upgrade"}
+	res.Header["Upgrade"] = []string{got}
+	x.w.status, x.w.wroteHeader = res.StatusCode, true
+	if err := writeSwitch(buffered.Writer, res); err != nil {
+		x.err, x.verdict = err, "client_gone"
+		return
+	}
+	x.tunnel(client, buffered.Reader, backend)
+}
+
+func writeSwitch(w *bufio.Writer, res *http.Response) error {
+	if _, err := fmt.Fprintf(w, "HTTP/1.1 %d %s\r\n", res.StatusCode, http.StatusText(res.StatusCode)); err != nil {
+		return err
+	}
+	if err := res.Header.Write(w); err != nil {
+		return err
+	}
+	if _, err := w.WriteString("\r\n"); err != nil {
+		return err
+	}
+	return w.Flush()
+}
+
+// tunnel copies both ways. A side that ends its direction is told to the
+// other as a half-close where the connection knows one; the tunnel is over
+// when both have ended, or one has failed.
+func (x *exchange) tunnel(client net.Conn, buffered *bufio.Reader, backend io.ReadWriteCloser) {
+	x.s.metrics.tunnels.Inc()
+	defer x.s.metrics.tunnels.Dec()
+	var both sync.WaitGroup
+	half := func(dst any, copied error) {
+		if copied != nil || !closeWrite(dst) { // broken, or no half-close: the other direction ends too
+			_ = client.Close()
+			_ = backend.Close()
+		}
+	}
+	both.Go(func() { // ends with the connections; waited for below
+		_, err := io.Copy(backend, io.MultiReader(take(buffered), client))
+		half(backend, err)
+	})
+	n, err := io.Copy(client, backend)
+	x.w.bytes += n
+	half(client, err)
+	both.Wait()
+}
+
+// take returns what net/http had already read.
+func take(r *bufio.Reader) io.Reader {
+	return io.LimitReader(r, int64(r.Buffered()))
+}
+
+func closeWrite(c any) bool {
+	h, ok := c.(interface{ CloseWrite() error })
+	return ok && h.CloseWrite() == nil
+}
