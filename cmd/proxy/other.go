@@ -1,0 +1,145 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"postern/internal/app"
+	"postern/internal/config"
+)
+
+func newValidate() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "validate",
+		Short: "Check the configuration and say everything that is wrong",
+		Long: `validate reads the configuration as run would, and prints every error with
+file, line, key and the way out. It exits with 0 when run would accept the
+file, with 1 otherwise; warnings do not count.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			path, err := config.Find(file, os.LookupEnv)
+			if err != nil {
+				return &exitError{exitRefused, err}
+			}
+			cfg, err := config.Load(path)
+			if err != nil {
+				return &exitError{exitRefused, err}
+			}
+			for _, w := range cfg.Warnings {
+				fmt.Fprintln(cmd.ErrOrStderr(), "warning: "+w.String())
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok, %s\n", path, app.Summary(cfg))
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file")
+	return cmd
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			fmt.Fprintf(cmd.OutOrStdout(), "postern %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+		},
+	}
+}
+
+// version is the module's version as the Go toolchain stamped it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "unknown"
+	}
+	return info.Main.Version
+}
+
+func newHealth() *cobra.Command {
+	var file, addr string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "health",
+		Short: "Ask the running postern how it is",
+		Long: `health prints the health tree of the running postern. It exits with 0 when
+nothing fails, with 1 when something does or nobody answers: what a
+container's health check wants. It finds the admin address in the
+configuration, as run does; --admin names it directly.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			token := os.Getenv("POSTERN_ADMIN_TOKEN")
+			if addr == "" {
+				cfg, err := healthConfig(file)
+				if err != nil {
+					return &exitError{exitRefused, err}
+				}
+				addr = cfg.Admin.Listen
+				if token == "" {
+					token = cfg.Admin.Token.Reveal()
+				}
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			defer cancel()
+			text, healthy, err := app.CheckHealth(ctx, addr, token)
+			if err != nil {
+				return &exitError{exitRefused, err}
+			}
+			fmt.Fprint(cmd.OutOrStdout(), text)
+			if !healthy {
+				return &exitError{code: exitRefused}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file")
+	cmd.Flags().StringVar(&addr, "admin", "", "admin address, host:port or unix:/path")
+	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the answer")
+	return cmd
+}
+
+// healthConfig reads the file run would read; without one, run was started
+// with --host and --to, and has the defaults.
+func healthConfig(file string) (*config.Config, error) {
+	path, err := config.Find(file, os.LookupEnv)
+	if err != nil {
+		if file != "" {
+			return nil, err
+		}
+		return config.Default(), nil
+	}
+	return config.Load(path)
+}
+
+func newDemo() *cobra.Command {
+	var o app.DemoOptions
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "Show the main job on this machine, without root, internet or a file",
+		Long: `demo starts a small backend, serves it at https://localhost:8443 with a
+certificate from a local authority, sends itself good calls and scanner
+probes, prints what became of each, and serves on until Ctrl-C.
+
+With --once it uses free ports and ends after the table: with 0 if every good
+call was answered by the backend over verified TLS and every probe was
+refused, with 1 otherwise.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Out, o.Version = cmd.OutOrStdout(), version()
+			if err := app.Demo(cmd.Context(), o); err != nil {
+				return &exitError{exitRefused, err}
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&o.Once, "once", false, "free ports, one round, then exit")
+	cmd.Flags().StringVar(&o.Data, "data", "", "data folder (default: a folder of its own in the user's data folder; with --once: a temporary one)")
+	return cmd
+}

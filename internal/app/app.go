@@ -1,0 +1,305 @@
+// Package app builds the process from a configuration, starts it, reloads it
+// and stops it. It is the only place that knows every other package.
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"postern/internal/config"
+	"postern/internal/guard"
+	"postern/internal/proxy"
+	"postern/internal/service"
+	"postern/internal/tlsmgr"
+)
+
+// stopSlack is what stopping may take beyond the grace of requests in flight:
+// writing bans, ending the certificate manager.
+const stopSlack = 5 * time.Second
+
+// Options is what the process has besides its configuration.
+type Options struct {
+	// Version is told on the admin page and in the build metric.
+	Version string
+
+	// Log is where the log goes. Nil: standard error.
+	Log io.Writer
+
+	// Load reads the configuration again, for Reload. Nil: there is no file
+	// to read, and Reload says so.
+	Load func() (*config.Config, error)
+
+	// Notify tells the service manager a state (sd_notify(3)). Nil: nobody
+	// listens. It must not block.
+	Notify func(state string)
+}
+
+// App is one running postern. Make it with New, which opens the listeners;
+// Run serves until its context ends. Reload may be called at any time.
+type App struct {
+	opt      Options
+	logs     *logs
+	log      *slog.Logger
+	registry *prometheus.Registry
+	started  time.Time
+
+	guard   *guard.Guard
+	certs   *tlsmgr.Manager
+	proxy   *proxy.Server
+	group   *service.Group
+	metrics *appMetrics
+
+	mu       sync.Mutex // one New, Reload or stop at a time
+	cfg      *config.Config
+	built    *built
+	doors    map[doorKey]*door
+	admin    *adminDoor
+	reloaded reloadResult
+}
+
+type reloadResult struct {
+	at  time.Time
+	err error
+}
+
+// New builds everything that can fail and opens the listeners, without
+// serving yet. An error means that the start is refused: nothing is left
+// behind. The caller must call Run, or Close if it does not.
+func New(cfg *config.Config, opt Options) (a *App, err error) {
+	if opt.Log == nil {
+		opt.Log = os.Stderr
+	}
+	a = &App{opt: opt, cfg: cfg, started: time.Now(), doors: make(map[doorKey]*door)}
+	if a.logs, err = newLogs(cfg.Log, opt.Log); err != nil {
+		return nil, err
+	}
+	a.log = a.logs.logger()
+	defer func() {
+		if err != nil {
+			a.Close()
+		}
+	}()
+	a.registry = newRegistry(opt.Version)
+	a.metrics = newAppMetrics(a.registry)
+	if err := ensureData(cfg.Data); err != nil {
+		return nil, err
+	}
+	guardCfg, err := guardConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
+	guardCfg.Log, guardCfg.Metrics, guardCfg.OnBan = a.log, a.registry, a.banned
+	a.guard = guard.New(guardCfg)
+	a.guard.Load(a.started)
+	tlsCfg := tlsConfig(cfg)
+	tlsCfg.Log, tlsCfg.Registerer = a.log, a.registry
+	if a.certs, err = tlsmgr.New(tlsCfg); err != nil {
+		return nil, err
+	}
+	if err := a.openDoors(cfg); err != nil {
+		return nil, err
+	}
+	if a.built, err = build(cfg, nil, a.buildParts(cfg)); err != nil {
+		return nil, err
+	}
+	a.proxy, err = proxy.New(proxy.Config{
+		Log: a.log, Registerer: a.registry, Guard: a.guard,
+		TLS: a.certs.TLSConfig(), Challenge: a.certs.HandleHTTPChallenge,
+	}, a.built.snapshot)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.certs.SetChallengeAddrs(a.challengeAddrs()); err != nil {
+		return nil, err
+	}
+	a.group = service.New(a.log)
+	return a, nil
+}
+
+// Close releases what New opened, when Run will not be called.
+func (a *App) Close() {
+	for _, d := range a.doors {
+		_ = d.listener.Close()
+	}
+	if a.admin != nil {
+		_ = a.admin.listener.Close()
+	}
+	if a.built != nil {
+		a.built.close()
+	}
+	if a.certs != nil {
+		a.certs.Close()
+	}
+	if a.logs != nil {
+		_ = a.logs.Close()
+	}
+}
+
+// Run serves until ctx is done, then drains for the configured grace. It
+// returns nil after such an end, and the cause when an essential part failed.
+func (a *App) Run(ctx context.Context) error {
+	a.mu.Lock()
+	g := a.group
+	g.StopWithin(a.cfg.Grace + stopSlack)
+	g.OnStop("log", func(context.Context) error { return a.logs.Close() })
+	g.OnStop("certificates", func(context.Context) error { a.certs.Close(); return nil })
+	g.OnStop("backends", func(context.Context) error { a.closeBuilt(); return nil })
+	g.Keep("bans", a.guard.Run)
+	g.Keep("certificates", a.certs.Run)
+	a.startAdmin()
+	g.Go("http", func(context.Context) error { return a.proxy.Run() })
+	g.OnStop("drain", a.drain)
+	for _, d := range a.doors {
+		a.startDoor(d)
+	}
+	a.mu.Unlock()
+	g.Go("ready", func(ctx context.Context) error { return a.announce(ctx) })
+	err := g.Run(ctx)
+	return err
+}
+
+// announce tells the service manager that we serve, and that we stop.
+func (a *App) announce(ctx context.Context) error {
+	a.notify("READY=1")
+	a.log.Info("serving", "http", a.Addrs("http"), "https", a.Addrs("https"), "admin", a.AdminAddr(), "sites", len(a.cfg.Sites), "started_in_ms", time.Since(a.started).Milliseconds())
+	if interval := watchdogInterval(); interval > 0 {
+		tick := time.NewTicker(interval / 2)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				a.notify("STOPPING=1")
+				return nil
+			case <-tick.C:
+				a.notify("WATCHDOG=1")
+			}
+		}
+	}
+	<-ctx.Done()
+	a.notify("STOPPING=1")
+	return nil
+}
+
+func (a *App) notify(state string) {
+	if a.opt.Notify != nil {
+		a.opt.Notify(state)
+	}
+}
+
+// drain lets requests in flight finish.
+func (a *App) drain(ctx context.Context) error {
+	a.mu.Lock()
+	grace := a.cfg.Grace
+	a.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	a.log.Info("draining", "grace", grace.String())
+	if cut := a.proxy.Shutdown(ctx); cut > 0 {
+		a.log.Warn("connections cut at the end of the grace period", "connections", cut)
+	}
+	return nil
+}
+
+func (a *App) closeBuilt() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.built.close()
+}
+
+// Reload reads the configuration again and makes it the running one. On an
+// error nothing has changed.
+func (a *App) Reload() error {
+	if a.opt.Load == nil {
+		return errors.New("reload: started without a configuration file, so there is nothing to read again")
+	}
+	a.notify(reloadingState())
+	defer a.notify("READY=1")
+	cfg, err := a.opt.Load()
+	if err == nil {
+		err = a.apply(cfg)
+	}
+	a.mu.Lock()
+	a.reloaded = reloadResult{at: time.Now(), err: err}
+	a.mu.Unlock()
+	a.metrics.reload(err)
+	if err != nil {
+		a.log.Error("reload refused, the running configuration stays", "err", err)
+		return err
+	}
+	a.log.Info("reloaded", "sites", len(cfg.Sites))
+	return nil
+}
+
+// apply does everything that can fail, then swaps.
+func (a *App) apply(cfg *config.Config) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err := unchangeable(a.cfg, cfg); err != nil {
+		return err
+	}
+	guardCfg, err := guardConfig(cfg)
+	if err != nil {
+		return err
+	}
+	logs, err := a.logs.prepare(cfg.Log)
+	if err != nil {
+		return err
+	}
+	next, err := build(cfg, a.built, a.buildParts(cfg))
+	if err != nil {
+		logs.discard()
+		return err
+	}
+	opened, err := a.prepareDoors(cfg)
+	if err == nil {
+		if err = a.certs.Apply(tlsConfig(cfg)); err != nil {
+			opened.discard()
+		}
+	}
+	if err != nil {
+		logs.discard()
+		next.closeNew(a.built)
+		return err
+	}
+	// Nothing below refuses any more.
+	logs.commit()
+	old := a.built
+	a.cfg, a.built = cfg, next
+	a.commitDoors(opened)
+	next.snapshot.HTTPSPort = a.httpsPort()
+	a.guard.Reconfigure(guardCfg)
+	a.guard.SetOwn(ownAddresses())
+	a.proxy.Apply(next.snapshot)
+	old.retire(next)
+	a.group.StopWithin(cfg.Grace + stopSlack)
+	return a.certs.SetChallengeAddrs(a.challengeAddrs())
+}
+
+// unchangeable refuses what only a restart can change.
+func unchangeable(old, next *config.Config) error {
+	var errs []error
+	restart := func(key string) {
+		errs = append(errs, fmt.Errorf("%s: changed, and only a restart can change it", key))
+	}
+	if old.Data != next.Data {
+		restart("data")
+	}
+	if old.Limits.Header != next.Limits.Header {
+		restart("limits.header")
+	}
+	if old.Limits.HeaderTimeout != next.Limits.HeaderTimeout {
+		restart("limits.header_timeout")
+	}
+	if old.Limits.IdleTimeout != next.Limits.IdleTimeout {
+		restart("limits.idle_timeout")
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,236 @@
+package app
+
+import (
+	"fmt"
+	"log/slog"
+	"reflect"
+	"time"
+
+	"postern/internal/config"
+	"postern/internal/guard"
+	"postern/internal/proxy"
+	"postern/internal/route"
+	"postern/internal/upstream"
+)
+
+// built is what one reading of the configuration became: the proxy's
+// snapshot and what must be closed when nobody uses it any more. A later
+// built may share pools and limiters with it.
+type built struct {
+	snapshot *proxy.Snapshot
+	pools    map[string]*sharedPool
+	limiters map[string]*sharedLimiter
+}
+
+type sharedPool struct {
+	cfg  upstream.Config
+	pool *upstream.Pool
+}
+
+type sharedLimiter struct {
+	rate    config.RateLimit
+	limiter *guard.Limiter
+}
+
+// parts is what build needs of the running process.
+type parts struct {
+	log       *slog.Logger
+	access    *slog.Logger
+	guard     *guard.Guard
+	metrics   *upstream.Metrics
+	httpsPort int
+}
+
+// build translates cfg. What is unchanged since before (nil: nothing) is
+// taken over: connections to backends, and how much of a rate is used up.
+func build(cfg *config.Config, before *built, p parts) (*built, error) {
+	b := &built{pools: make(map[string]*sharedPool), limiters: make(map[string]*sharedLimiter)}
+	snap := &proxy.Snapshot{
+		Trusted:   cfg.TrustedProxies,
+		HTTPSPort: p.httpsPort,
+		Access:    p.access,
+		LogQuery:  cfg.Log.Query,
+		Limits: proxy.Limits{
+			Header:    int(cfg.Limits.Header),
+			Handshake: cfg.Limits.HandshakeTimeout,
+			HeaderIn:  cfg.Limits.HeaderTimeout,
+			Idle:      cfg.Limits.IdleTimeout,
+			Stall:     cfg.Limits.StallTimeout,
+		},
+		Rate: b.rate(p.guard, "all", "address", cfg.Guard.RateLimit, before),
+	}
+	var table []route.Site
+	for i := range cfg.Sites {
+		site, routes, err := b.site(cfg, &cfg.Sites[i], before, p)
+		if err != nil {
+			b.closeNew(before)
+			return nil, err
+		}
+		snap.Sites = append(snap.Sites, site)
+		table = append(table, routes)
+	}
+	var err error
+	if snap.Table, err = route.New(table); err != nil {
+		b.closeNew(before)
+		return nil, err
+	}
+	b.snapshot = snap
+	return b, nil
+}
+
+func (b *built) site(cfg *config.Config, s *config.Site, before *built, p parts) (proxy.Site, route.Site, error) {
+	name := s.Hosts[0]
+	out := proxy.Site{Name: name, HTTP: httpMode(s.HTTP), HSTS: hsts(s.HSTS), Rate: b.rate(p.guard, name, "site", s.RateLimit, before)}
+	table := route.Site{Hosts: s.Hosts}
+	for i, r := range s.AllRoutes() {
+		rt := proxy.Route{
+			Name: r.Path, Pattern: r.Path, StripPrefix: r.StripPrefix,
+			Rate:    b.rate(p.guard, fmt.Sprint(name, " ", i, " ", r.Path), "route", r.RateLimit, before),
+			MaxBody: maxBody(cfg, s, &r),
+		}
+		switch {
+		case r.Redirect != nil:
+			rt.Redirect = &proxy.Redirect{To: r.Redirect.To, Status: r.Redirect.Status}
+		case r.Respond != nil:
+			rt.Respond = &proxy.Respond{Status: r.Respond.Status, Body: r.Respond.Body, Type: r.Respond.Type}
+		default:
+			pool, err := b.pool(s, r.Path, r.Upstream, r.Timeout, before, p)
+			if err != nil {
+				return out, table, err
+			}
+			rt.Upstream = pool
+		}
+		out.Routes = append(out.Routes, rt)
+		table.Routes = append(table.Routes, route.Route{Path: r.Path, Methods: r.Methods})
+	}
+	return out, table, nil
+}
+
+func httpMode(s string) proxy.HTTPMode {
+	switch s {
+	case "serve":
+		return proxy.HTTPServe
+	case "off":
+		return proxy.HTTPOff
+	}
+	return proxy.HTTPRedirect
+}
+
+// hsts is the value of Strict-Transport-Security (RFC 6797 section 6.1).
+func hsts(h *config.HSTS) string {
+	if h == nil {
+		return ""
+	}
+	v := fmt.Sprintf("max-age=%d", int64(h.MaxAge/time.Second))
+	if h.IncludeSubdomains {
+		v += "; includeSubDomains"
+	}
+	if h.Preload {
+		v += "; preload"
+	}
+	return v
+}
+
+func maxBody(cfg *config.Config, s *config.Site, r *config.Route) int64 {
+	switch {
+	case r.MaxBody != nil:
+		return int64(*r.MaxBody)
+	case s.MaxBody != nil:
+		return int64(*s.MaxBody)
+	}
+	return int64(cfg.Limits.Body)
+}
+
+// pool returns the backends of one route, the running one if nothing about
+// it changed.
+func (b *built) pool(s *config.Site, path string, targets config.Upstreams, t config.Timeout, before *built, p parts) (*upstream.Pool, error) {
+	cfg := upstream.Config{
+		Connect:  pick(t.Connect, s.Timeout.Connect, upstream.DefaultConnect),
+		Response: pick(t.Response, s.Timeout.Response, upstream.DefaultResponse),
+		Idle:     pick(t.Idle, s.Timeout.Idle, upstream.DefaultIdle),
+		Log:      p.log,
+		Metrics:  p.metrics,
+	}
+	for _, text := range targets {
+		target, err := upstream.ParseTarget(text)
+		if err != nil {
+			return nil, fmt.Errorf("site %s: route %s: %w", s.Hosts[0], path, err)
+		}
+		cfg.Targets = append(cfg.Targets, target)
+	}
+	key := s.Hosts[0] + " " + path
+	for b.pools[key] != nil { // the same path again, for other methods
+		key += " again"
+	}
+	if before != nil {
+		if old := before.pools[key]; old != nil && old.cfg.Equal(cfg) {
+			b.pools[key] = old
+			return old.pool, nil
+		}
+	}
+	pool, err := upstream.New(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("site %s: route %s: %w", s.Hosts[0], path, err)
+	}
+	b.pools[key] = &sharedPool{cfg: cfg, pool: pool}
+	return pool, nil
+}
+
+func pick(own, site *time.Duration, fallback time.Duration) time.Duration {
+	switch {
+	case own != nil:
+		return *own
+	case site != nil:
+		return *site
+	}
+	return fallback
+}
+
+// rate returns the limiter for a scope, with what is used up of it if the
+// limit did not change.
+func (b *built) rate(g *guard.Guard, scope, policy string, r *config.RateLimit, before *built) *proxy.Rate {
+	if r == nil {
+		return nil
+	}
+	if before != nil {
+		if old := before.limiters[policy+" "+scope]; old != nil && reflect.DeepEqual(old.rate, *r) {
+			b.limiters[policy+" "+scope] = old
+			return &proxy.Rate{Policy: policy, Limiter: old.limiter}
+		}
+	}
+	l := g.NewLimiter(guard.Rate{Events: r.Rate.Events, Per: r.Rate.Per}, r.Burst, 0)
+	b.limiters[policy+" "+scope] = &sharedLimiter{rate: *r, limiter: l}
+	return &proxy.Rate{Policy: policy, Limiter: l}
+}
+
+// close ends every pool.
+func (b *built) close() {
+	for _, p := range b.pools {
+		p.pool.Close()
+	}
+}
+
+// closeNew ends what before does not share, after a build that came to
+// nothing.
+func (b *built) closeNew(before *built) {
+	for key, p := range b.pools {
+		if before == nil || before.pools[key] != p {
+			p.pool.Close()
+		}
+	}
+}
+
+// retire ends what next does not share. Requests in flight keep their
+// connections: Close ends only idle ones.
+func (b *built) retire(next *built) {
+	for key, p := range b.pools {
+		if next.pools[key] != p {
+			p.pool.Close()
+		}
+	}
+}
+
+// buildParts is called with mu held, or before the app is shared.
+func (a *App) buildParts(cfg *config.Config) parts {
+	return parts{log: a.log, access: a.logs.access(cfg.Log), guard: a.guard, metrics: a.metrics.upstream, httpsPort: a.httpsPort()}
+}
