@@ -211,13 +211,13 @@ func (c *checker) listenAt(path string, addrs Addrs) {
 
 func (c *checker) admin() {
 	token := c.cfg.Admin.Token.Reveal()
-	c.at("admin.token", func() {
-		if !c.written("admin.token") && !c.written("admin.token_file") {
-			return
-		}
-		at := "admin.token"
+	at := "admin.token"
+	if !c.written(at) {
+		at = "admin.token_file"
+	}
+	c.at(at, func() {
 		if !c.written(at) {
-			at = "admin.token_file"
+			return
 		}
 		switch {
 		case len(token) < 16:
@@ -311,7 +311,7 @@ func (c *checker) guard() {
 	c.atLeastTime("guard.bans.first", g.Bans.First, time.Second)
 	c.atLeastTime("guard.bans.max", g.Bans.Max, time.Second)
 	c.at("guard.bans", func() {
-		if g.Bans.First > g.Bans.Max {
+		if g.Bans.First > g.Bans.Max && g.Bans.Max >= time.Second {
 			at := "guard.bans.first"
 			if !c.written(at) {
 				at = "guard.bans.max"

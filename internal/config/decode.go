@@ -196,7 +196,7 @@ func (d *decoder) scalar(n ast.Node, v reflect.Value, path string) {
 		return
 	}
 	if n.Type() == ast.BoolType && v.Kind() != reflect.Bool {
-		d.fail(path, "%s is yes or no, want %s", text, want)
+		d.fail(path, "is %s, want %s; quote it if the word itself is meant", text, want)
 		return
 	}
 	if err := setScalar(v, text); err != nil {

@@ -2,7 +2,6 @@ package config
 
 import (
 	"reflect"
-	"slices"
 	"strings"
 )
 
@@ -123,8 +122,7 @@ func kindOf(t reflect.Type) string {
 	}
 	keys := keysOf(t)
 	if len(keys) > 4 {
-		keys = append(slices.Clone(keys[:3]), "and so on")
-		return "the keys " + strings.Join(keys, ", ")
+		return "keys such as " + strings.Join(keys[:3], ", ")
 	}
 	s := "the keys " + strings.Join(keys, ", ")
 	if sh, ok := reflect.New(t).Interface().(shorthand); ok {

@@ -11,24 +11,33 @@ const redacted = "<secret>"
 
 // Secret is a text that shows itself to nobody who does not ask by name:
 // however it is printed, logged or marshalled, it reads <secret>. The zero
-// value is a secret that is not set. It is safe to copy.
+// value is a secret that is not set. It is safe to copy; compare with Equal,
+// not with ==.
 type Secret struct {
-	text string
+	// A pointer, because fmt calls no method for %p and for a verb that does
+	// not fit (%t of a struct that holds a Secret behind a pointer); what it
+	// prints then is an address.
+	text *string
 }
 
 // NewSecret returns text as a Secret.
-func NewSecret(text string) Secret { return Secret{text} }
+func NewSecret(text string) Secret { return Secret{&text} }
 
 // Reveal returns the text itself, "" when the secret is not set.
-func (s Secret) Reveal() string { return s.text }
+func (s Secret) Reveal() string {
+	if s.text == nil {
+		return ""
+	}
+	return *s.text
+}
 
 // IsSet reports whether there is a text.
-func (s Secret) IsSet() bool { return s.text != "" }
+func (s Secret) IsSet() bool { return s.Reveal() != "" }
 
 // Equal reports whether both hold the same text, in a time that does not
 // depend on where they differ.
 func (s Secret) Equal(o Secret) bool {
-	return subtle.ConstantTimeCompare([]byte(s.text), []byte(o.text)) == 1
+	return subtle.ConstantTimeCompare([]byte(s.Reveal()), []byte(o.Reveal())) == 1
 }
 
 // String returns <secret>.

@@ -169,6 +169,8 @@ func (r *report) yamlError(err error) {
 		msg = "the " + strings.TrimPrefix(msg, "could not find end character of ") + " that begins here has no end; close the quote"
 	case strings.HasPrefix(msg, "sequence end token"), strings.HasPrefix(msg, "could not find flow mapping end token"):
 		msg = "the bracket that opens here is never closed"
+	case strings.HasSuffix(msg, " must be specified"):
+		msg = "want " + strings.TrimSuffix(msg, " must be specified") + " here; is a bracket not closed, or a comma missing?"
 	default:
 		msg = "not YAML: " + msg
 	}
