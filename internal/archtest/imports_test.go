@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -71,6 +72,38 @@ func TestImports(t *testing.T) {
 		}
 		for _, imp := range slices.Concat(p.TestImports, p.XTestImports) {
 			checkEdge(t, name+" (test)", imp, slices.Concat(r.may, r.test, []string{name, "internal/testnet"}))
+		}
+	}
+}
+
+// The table for people and the one for tests say the same.
+func TestArchitecturePage(t *testing.T) {
+	rows := make(map[string][]string) // package -> imports
+	row := regexp.MustCompile("(?m)^\\| `((?:cmd|internal)/[^`]+)` \\| [^|]+ \\| ([^|]+) \\|$")
+	for _, m := range row.FindAllStringSubmatch(read(t, "ARCHITECTURE.md"), -1) {
+		var imports []string
+		switch m[2] {
+		case "–":
+		case "all below":
+			imports = []string{all}
+		default:
+			for name := range strings.SplitSeq(m[2], ", ") {
+				imports = append(imports, "internal/"+name)
+			}
+		}
+		slices.Sort(imports)
+		rows[m[1]] = imports
+	}
+	for _, name := range sortedKeys(rows) {
+		r, ok := rooms[name]
+		if want := slices.Sorted(slices.Values(r.may)); !ok || !slices.Equal(rows[name], want) {
+			t.Errorf("ARCHITECTURE.md: %s may import %v; rooms (table_test.go) has %v\n\tway out: change both together", name, rows[name], want)
+		}
+	}
+	for _, p := range listPackages(t) {
+		name := strings.TrimPrefix(p.ImportPath, module)
+		if _, ok := rows[name]; !ok && !slices.Contains(notRooms, name) {
+			t.Errorf("ARCHITECTURE.md: its table has no row for %s", name)
 		}
 	}
 }

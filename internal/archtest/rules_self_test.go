@@ -18,6 +18,8 @@ func TestRulesCatch(t *testing.T) {
 	}{
 		{checkSize, "a.go", "func F() {\n" + long + "}", "3 F has 102 lines"},
 		{checkSize, "a.go", "func F() {\n" + long[:98*7] + "}", ""},
+		{checkSize, "a.go", "func F() {\nt := []T{\n" + strings.Repeat("{1},\n", 100) + "}\n}", "3 F has 104 lines"},
+		{checkSize, "a_test.go", "func F() {\nt := []T{\n" + strings.Repeat("{1},\n", 100) + "}\n}", ""},
 		{checkSize, "a.go", strings.Repeat("\n", 598), "1 the file has 601 lines"},
 
 		{checkGo, "internal/x/a.go", "func F() { go F() }", "3 go statement in internal/x/a.go:F"},

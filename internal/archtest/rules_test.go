@@ -20,13 +20,35 @@ func checkSize(pkg []*file) []finding {
 			if !ok {
 				continue
 			}
-			lines := f.fset.Position(fn.End()).Line - f.fset.Position(fn.Pos()).Line + 1
+			lines := f.lines(fn) + 1
+			if f.test {
+				lines -= f.tableLines(fn)
+			}
 			if lines > 100 && longFuncs[f.key(fn)] == "" {
 				found = append(found, f.at(fn.Pos(), "%s has %d lines", fn.Name.Name, lines))
 			}
 		}
 	}
 	return found
+}
+
+// lines is how many lines further n ends than it begins.
+func (f *file) lines(n ast.Node) int {
+	return f.fset.Position(n.End()).Line - f.fset.Position(n.Pos()).Line
+}
+
+// tableLines counts the lines of the tables in fn: a test may have as many
+// cases as it likes.
+func (f *file) tableLines(fn *ast.FuncDecl) int {
+	lines := 0
+	ast.Inspect(fn, func(n ast.Node) bool {
+		lit, ok := n.(*ast.CompositeLit)
+		if ok {
+			lines += f.lines(lit)
+		}
+		return !ok
+	})
+	return lines
 }
 
 func checkGo(pkg []*file) []finding {
