@@ -73,11 +73,11 @@ type reloadResult struct {
 // New builds everything that can fail and opens the listeners, without
 // serving yet. An error means that the start is refused: nothing is left
 // behind. The caller must call Run, or Close if it does not.
-func New(cfg *config.Config, opt Options) (a *App, err error) {
+func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	if opt.Log == nil {
 		opt.Log = os.Stderr
 	}
-	a = &App{opt: opt, cfg: cfg, started: time.Now(), doors: make(map[doorKey]*door)}
+	a := &App{opt: opt, cfg: cfg, started: time.Now(), doors: make(map[doorKey]*door)}
 	if a.logs, err = newLogs(cfg.Log, opt.Log); err != nil {
 		return nil, err
 	}
