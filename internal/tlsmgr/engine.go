@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -136,7 +137,7 @@ func (e *engine) config(noARI bool) *certmagic.Config {
 		KeySource:          certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
 		RenewalWindowRatio: certmagic.DefaultRenewalWindowRatio,
 		OnEvent:            e.onEvent,
-		ShouldEmitFunc:     func(name string) bool { return name == "cert_obtained" || name == "cert_failed" },
+		ShouldEmitFunc:     func(string) bool { return false }, // only asked about the event of every handshake
 		// No authority we know staples usefully any more, and with it on,
 		// loading a certificate from disk could wait for the network.
 		OCSP:                certmagic.OCSPConfig{DisableStapling: true},
@@ -194,16 +195,22 @@ func (e *engine) counts() bool { return e.label() == issuerACME }
 // use makes i the issuers from now on.
 func (e *engine) use(i *issuers) { e.now.Store(i) }
 
+// onEvent hears certmagic. An error returned for cert_obtaining would abort the
+// attempt: the place for a gate that knows the DNS is down (with
+// certmagic.ErrNoRetry; nowhere else, or certificates in memory are lost).
 func (e *engine) onEvent(_ context.Context, name string, data map[string]any) error {
 	ev := event{}
-	ev.name, _ = data["identifier"].(string)
-	ev.renewal, _ = data["renewal"].(bool)
-	if name == "cert_failed" {
-		ev.err, _ = data["error"].(error)
-		if ev.err == nil {
+	switch name {
+	case "cert_obtained":
+	case "cert_failed":
+		if ev.err, _ = data["error"].(error); ev.err == nil {
 			ev.err = errors.New("no reason given")
 		}
+	default:
+		return nil
 	}
+	ev.name, _ = data["identifier"].(string)
+	ev.renewal, _ = data["renewal"].(bool)
 	e.event(ev)
 	return nil
 }
@@ -337,9 +344,21 @@ func (e *engine) solveHTTP(w http.ResponseWriter, r *http.Request) bool {
 	return ok && certmagic.SolveHTTPChallenge(e.zap, w, r, c.Challenge)
 }
 
+// close ends certmagic's maintenance. A renewal that is under way may still
+// hold its lock; a lock file left behind would hold up the next start until it
+// is stale. (certmagic.CleanUpOwnLocks would also break the locks of other
+// caches of this process.)
 func (e *engine) close() {
 	e.cache.Stop()
-	certmagic.CleanUpOwnLocks(context.Background(), e.zap) // the process may be ending; nothing left to cancel it
+	left, err := filepath.Glob(filepath.Join(e.storage.Path, "locks", "*.lock"))
+	if err != nil {
+		return // only for a malformed pattern
+	}
+	for _, f := range left {
+		if err := os.Remove(f); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			e.log.Warn("lock file stays behind", "file", f, "err", err)
+		}
+	}
 }
 
 // quietIssuer is an ACME issuer that never asks questions.

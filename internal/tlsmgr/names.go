@@ -132,13 +132,32 @@ func canonicalHost(raw string) (string, error) {
 	}
 	rest, wild := strings.CutPrefix(s, "*.")
 	ascii, err := idna.Lookup.ToASCII(rest)
-	if err != nil || ascii == "" || len(ascii) > 253 || strings.ContainsAny(ascii, "*/: ") {
+	if err != nil || !validLabels(ascii) {
 		return "", fmt.Errorf("host %q: not a host name, want one like www.example.org, *.example.org or an IP address", raw)
 	}
 	if wild {
 		return "*." + ascii, nil
 	}
 	return ascii, nil
+}
+
+// validLabels reports whether name is made of labels that a host name may have
+// (RFC 1123 section 2.1) and is short enough (RFC 1035 section 2.3.4).
+func validLabels(name string) bool {
+	if len(name) == 0 || len(name) > 253 {
+		return false
+	}
+	for label := range strings.SplitSeq(name, ".") {
+		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
+			return false
+		}
+		for _, c := range []byte(label) {
+			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // canonicalSNI lowers ASCII and drops one trailing dot. Server names are ASCII

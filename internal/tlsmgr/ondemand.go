@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -35,6 +34,7 @@ const (
 	onDemandHeld    = 1000             // certificates for names no site lists, at most
 	onDemandAtOnce  = 4                // attempts at the same time
 	onDemandTimeout = 90 * time.Second // for one attempt
+	onDemandWait    = 30 * time.Second // that a handshake waits for one
 	memorySize      = 1024             // names remembered per table, the oldest leaves first
 )
 
@@ -84,6 +84,9 @@ func (r *onDemandRules) mayKeep(name string) bool { return r.ask != "" || r.list
 // allowed decides about a name no site lists. Nothing that is not allowed
 // reaches the storage or the authority.
 func (m *Manager) allowed(ctx context.Context, r *onDemandRules, name string) bool {
+	if _, exact := r.allow.exact[name]; exact {
+		return true // the owner wrote it, be it a single label such as localhost
+	}
 	if !plausibleName(name) {
 		return false
 	}
@@ -112,25 +115,9 @@ func (m *Manager) allowed(ctx context.Context, r *onDemandRules, name string) bo
 }
 
 // plausibleName keeps out what no authority would certify: addresses, single
-// labels, and bytes that do not belong into a host name (RFC 1123 section 2.1).
+// labels, and what is not a host name.
 func plausibleName(name string) bool {
-	if len(name) == 0 || len(name) > 253 || !strings.Contains(name, ".") {
-		return false
-	}
-	if _, err := netip.ParseAddr(name); err == nil {
-		return false
-	}
-	for label := range strings.SplitSeq(name, ".") {
-		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return false
-		}
-		for _, c := range []byte(label) {
-			if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '-' {
-				return false
-			}
-		}
-	}
-	return true
+	return strings.Contains(name, ".") && !isAddr(name) && validLabels(name)
 }
 
 // obtainOnDemand gets a certificate for an allowed name into memory. Handshakes
@@ -148,9 +135,13 @@ func (m *Manager) obtainOnDemand(ctx context.Context, name string) error {
 		defer m.busy.Done()
 		return nil, m.coldObtain(name)
 	})
+	wait := time.NewTimer(onDemandWait)
+	defer wait.Stop()
 	select {
 	case r := <-done:
 		return r.Err
+	case <-wait.C:
+		return errNoCertificate
 	case <-ctx.Done():
 		return ctx.Err()
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
-	"fmt"
 	"io"
 	"log"
 	"log/slog"
@@ -29,14 +28,27 @@ type door struct {
 	srv  *http.Server
 }
 
-// openDoor listens with conf and answers every request with 204.
-func openDoor(t *testing.T, conf *tls.Config) *door {
+// listen takes a free port on loopback.
+func listen(t testing.TB) net.Listener {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := &door{addr: l.Addr().String(), port: l.Addr().(*net.TCPAddr).Port}
+	return l
+}
+
+func portOf(l net.Listener) int { return l.Addr().(*net.TCPAddr).Port }
+
+// openDoor listens with conf and answers every request with 204.
+func openDoor(t *testing.T, conf *tls.Config) *door {
+	t.Helper()
+	return openDoorOn(t, listen(t), conf)
+}
+
+func openDoorOn(t *testing.T, l net.Listener, conf *tls.Config) *door {
+	t.Helper()
+	d := &door{addr: l.Addr().String(), port: portOf(l)}
 	noteErr := func(err error) {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -218,12 +230,4 @@ func stored(t testing.TB, dir string) []string {
 		m[i] = filepath.Base(m[i])
 	}
 	return m
-}
-
-func names(n int, format string) []string {
-	out := make([]string, n)
-	for i := range out {
-		out[i] = fmt.Sprintf(format, i)
-	}
-	return out
 }

@@ -286,7 +286,7 @@ func (m *Manager) setAside(name string, why error) {
 
 // Run obtains what is missing, renews what is due, notices changed files and
 // rotates the session ticket keys, until ctx ends. It returns nil then. It
-// waits for the goroutines it starts. Call it once.
+// waits for the goroutines it starts. Not twice at the same time.
 func (m *Manager) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx) // both workers end with ctx, and Wait waits for them
 	g.Go(func() error { return m.drive(ctx) })
