@@ -187,6 +187,9 @@ func (t *Table) Match(siteIndex int, method, rawPath string) Result {
 	if !valid {
 		return Result{Route: -1, Kind: BadPath}
 	}
+	if tooMany(rawPath, features) {
+		return Result{Route: -1, Kind: Ambiguous}
+	}
 	return s.matchReadings(rawPath, features, bit)
 }
 

@@ -115,6 +115,11 @@ func TestMatchPaths(t *testing.T) {
 		{"encoded first slash", []string{"*"}, "%2Fa", "bad_path"},
 		{"asterisk", []string{"*"}, "*", "bad_path"},
 		{"no routes", nil, "/", "no_route"},
+
+		{"long and plain", []string{"*"}, "/" + strings.Repeat("a/", 20_000), "*"},
+		{"long with spaces", []string{"*"}, "/" + strings.Repeat("a%20", 8_000), "*"},
+		{"long with one choice", []string{"*"}, "/" + strings.Repeat("a%2F", 8_000), "*"},
+		{"long with all choices", []string{"*"}, "/" + strings.Repeat(`a%2Fb\c;d//e/./`, 200), "ambiguous"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

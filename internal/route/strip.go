@@ -5,14 +5,14 @@ import "strings"
 // StripPrefix removes a prefix from the path of a request, however the client
 // spelled it with percent-encoding, and leaves the rest byte for byte. The
 // result begins with "/"; it may begin with "//", so it is a path and never to
-// be parsed as a URL. A slash at the end of prefix does not count; a prefix of
+// be parsed as a URL. Slashes at the end of prefix do not count; a prefix of
 // "" or "/" leaves the path as it is.
 //
 // It is false if the path does not begin with the prefix and a segment border,
 // and if what is left would climb above its root ("/api/../x"): such a path is
 // not below the prefix.
 func StripPrefix(rawPath, prefix string) (string, bool) {
-	n, found := cutPrefix(rawPath, strings.TrimSuffix(prefix, "/"))
+	n, found := cutPrefix(rawPath, strings.TrimRight(prefix, "/"))
 	if !found {
 		return "", false
 	}
