@@ -3,7 +3,9 @@ package upstream
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -128,20 +130,27 @@ func traced(r *http.Request) (*http.Request, *Trace) {
 	return r.WithContext(WithTrace(r.Context(), tr)), tr
 }
 
-// mustGet sends r and reads the whole response.
-func mustGet(t testing.TB, p *Pool, r *http.Request, status int, body string) *http.Response {
-	t.Helper()
+// get sends r and checks the whole response.
+func get(p *Pool, r *http.Request, status int, body string) (*http.Response, error) {
 	resp, err := p.RoundTrip(r)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	got, err := io.ReadAll(resp.Body)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
-	_ = resp.Body.Close()
 	if resp.StatusCode != status || string(got) != body {
-		t.Fatalf("got %d %.200q, want %d %.200q", resp.StatusCode, got, status, body)
+		return nil, fmt.Errorf("got %d %.200q, want %d %.200q", resp.StatusCode, got, status, body)
+	}
+	return resp, resp.Body.Close()
+}
+
+func mustGet(t testing.TB, p *Pool, r *http.Request, status int, body string) *http.Response {
+	t.Helper()
+	resp, err := get(p, r, status, body)
+	if err != nil {
+		t.Fatal(err)
 	}
 	return resp
 }
@@ -271,3 +280,6 @@ func (s *h2Conn) respond(stream uint32, status string, end bool) {
 		StreamID: stream, BlockFragment: s.encBuf.Bytes(), EndHeaders: true, EndStream: end,
 	})
 }
+
+// quiet is for servers whose complaints are expected.
+var quiet = log.New(io.Discard, "", 0)
