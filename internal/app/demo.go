@@ -27,9 +27,9 @@ type DemoOptions struct {
 	Version string
 }
 
-// demoFile is what a user would write, but for the ports.
+// demoFile is what a user would write, but for the ports and the folder.
 const demoFile = `listen: {http: "%s", https: "%s"}
-data: %q
+%s
 admin: {listen: "%s"}
 log: {level: error, access: false}
 tls: {issuer: local, on_demand: {allow: [localhost]}}
@@ -56,23 +56,19 @@ func Demo(ctx context.Context, o DemoOptions) error {
 		return err
 	}
 	defer backend.close()
-	http, https, admin := "127.0.0.1:8080", "127.0.0.1:8443", "127.0.0.1:9180"
-	if o.Once {
-		http, https, admin = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	}
-	file := fmt.Sprintf(demoFile, http, https, data, admin, backend.addr, backend.addr)
-	cfg, err := config.Parse("demo.yaml", []byte(file), func(string) (string, bool) { return "", false })
+	cfg, err := demoConfig(o, data, backend.addr)
 	if err != nil {
 		return err
 	}
 	a, err := New(cfg, Options{Version: o.Version, Log: os.Stderr})
 	if err != nil {
-		return fmt.Errorf("%w\n`demo --once` takes free ports", err)
+		return fmt.Errorf("%w\n`proxy demo --once` takes free ports", err)
 	}
-	d := &demo{o: o, app: a, backend: backend, data: data}
+	d := &demo{o: o, app: a, backend: backend, data: cfg.Data}
 	return d.run(ctx)
 }
 
+// demoData returns the folder that o asks for, "" for the usual one.
 func demoData(o DemoOptions) (dir string, clean func(), err error) {
 	nothing := func() {}
 	switch {
@@ -83,7 +79,24 @@ func demoData(o DemoOptions) (dir string, clean func(), err error) {
 		dir, err = os.MkdirTemp("", "postern-demo-")
 		return dir, func() { _ = os.RemoveAll(dir) }, err
 	}
-	return config.Default().Data + "-demo", nothing, nil
+	return "", nothing, nil
+}
+
+func demoConfig(o DemoOptions, data, backend string) (*config.Config, error) {
+	http, https, admin := "127.0.0.1:8080", "127.0.0.1:8443", "127.0.0.1:9180"
+	if o.Once {
+		http, https, admin = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	}
+	folder := ""
+	if data != "" {
+		folder = fmt.Sprintf("data: %q", data)
+	}
+	file := fmt.Sprintf(demoFile, http, https, folder, admin, backend, backend)
+	cfg, err := config.Parse("demo.yaml", []byte(file), os.LookupEnv)
+	if err == nil && data == "" {
+		cfg.Data += "-demo" // beside the folder of the real one
+	}
+	return cfg, err
 }
 
 // demo is one run of Demo.
