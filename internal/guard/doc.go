@@ -13,14 +13,14 @@
 //	junk                     10  one
 //	bad_shape                10  one
 //	scanner                  10  one
-//	unknown_host              5  two
-//	no_server_name            5  two
-//	malformed                 5  two
-//	ambiguous_path            5  two
-//	unknown_server_name       4  three: an old name of ours may still be in use
-//	tls_on_http               4  three: https:// typed with the wrong port
-//	http_on_tls               4  three: http:// typed with the wrong port
-//	no_route                  2  five: people mistype, browsers try
+//	unknown_host              6  two within 2 minutes
+//	no_server_name            6  two within 2 minutes
+//	malformed                 6  two within 2 minutes
+//	ambiguous_path            6  two within 2 minutes
+//	unknown_server_name       4  three within 2 minutes: an old name of ours may still be in use
+//	tls_on_http               4  three within 2 minutes: https:// typed with the wrong port
+//	http_on_tls               4  three within 2 minutes: http:// typed with the wrong port
+//	no_route                2.4  five within 2 minutes: people mistype, browsers try
 //	handshake_failed        0.5  a client that does not trust us, again and again
 //	timeout                 0.5  browsers connect ahead of need
 //	rate_limited           0.05  200 refused requests: callers burst
