@@ -162,8 +162,11 @@ func (a *App) Run(ctx context.Context) error {
 	}
 	a.mu.Unlock()
 	g.Go("ready", func(ctx context.Context) error { return a.announce(ctx) })
-	err := g.Run(ctx)
-	return err
+	if err := g.Run(ctx); err != nil {
+		return err
+	}
+	a.log.Info("stopped")
+	return nil
 }
 
 // announce tells the service manager that we serve, and that we stop.

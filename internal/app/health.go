@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"postern/internal/admin"
@@ -133,7 +134,10 @@ func routeNode(name string, targets []upstream.TargetStatus) admin.Node {
 		}
 		down++
 		n.Since = t.Since
-		n.Detail = t.Target + ": " + t.LastError
+		n.Detail = t.LastError
+		if !strings.HasPrefix(n.Detail, t.Target) {
+			n.Detail = t.Target + ": " + n.Detail
+		}
 	}
 	switch {
 	case down == 0:

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"gopkg.in/natefinch/lumberjack.v2"
 
@@ -50,17 +51,17 @@ func (l *logs) prepare(cfg config.Log) (*logChange, error) {
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
 		return nil, fmt.Errorf("log.level %q: want debug, info, warn or error", cfg.Level)
 	}
-	next := &logTarget{main: newHandler(cfg.Format, l.out, level)}
+	next := &logTarget{main: newHandler(cfg.Format, l.out, level, readable)}
 	if !cfg.Access {
 		return &logChange{l, next}, nil
 	}
-	next.access = newHandler(cfg.Format, l.out, slog.LevelInfo)
+	next.access = newHandler(cfg.Format, l.out, slog.LevelInfo, nil)
 	if f := cfg.File; f != nil {
 		if err := writableFile(f.Path); err != nil {
 			return nil, err
 		}
 		next.file = &lumberjack.Logger{Filename: f.Path, MaxSize: f.MaxSize, MaxAge: f.MaxAge, MaxBackups: f.MaxBackups}
-		next.access = newHandler(cfg.Format, next.file, slog.LevelInfo)
+		next.access = newHandler(cfg.Format, next.file, slog.LevelInfo, nil)
 	}
 	return &logChange{l, next}, nil
 }
@@ -74,12 +75,23 @@ func writableFile(path string) error {
 	return f.Close()
 }
 
-func newHandler(format string, w io.Writer, level slog.Leveler) slog.Handler {
-	o := &slog.HandlerOptions{Level: level}
+// newHandler makes a handler; replace is slog's ReplaceAttr, nil for none:
+// access lines do without, they are many.
+func newHandler(format string, w io.Writer, level slog.Leveler, replace func([]string, slog.Attr) slog.Attr) slog.Handler {
+	o := &slog.HandlerOptions{Level: level, ReplaceAttr: replace}
 	if format == "text" {
 		return slog.NewTextHandler(w, o)
 	}
 	return slog.NewJSONHandler(w, o)
+}
+
+// readable writes durations as "1.5s", where JSON would hold a number of
+// nanoseconds that nobody recognises as such.
+func readable(_ []string, a slog.Attr) slog.Attr {
+	if a.Value.Kind() == slog.KindDuration {
+		a.Value = slog.StringValue(a.Value.Duration().Round(time.Millisecond).String())
+	}
+	return a
 }
 
 func (c *logChange) commit() {
