@@ -84,9 +84,35 @@ One app:     proxy run --host mypi.duckdns.org --to 127.0.0.1:3000
 With a file: proxy run -c postern.yaml`,
 		SilenceUsage:  true,
 		SilenceErrors: true,
-		Args:          cobra.NoArgs,
+		Args:          unknownCommand,
 		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	root.AddCommand(newRun(), newValidate(), newDemo(), newHealth(), newVersion())
+	root.SuggestionsMinimumDistance = 2
+	root.CompletionOptions.DisableDefaultCmd = true // ours refuses what it does not know
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
+	})
+	root.AddCommand(newRun(), newValidate(), newDemo(), newHealth(), newVersion(), newCompletion())
 	return root
+}
+
+// unknownCommand refuses the arguments of root, which are commands that do
+// not exist.
+func unknownCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	meant := ""
+	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
+		meant = fmt.Sprintf("did you mean %q? ", near[0])
+	}
+	return fmt.Errorf("unknown command %q; %s`proxy --help` lists the commands", args[0], meant)
+}
+
+// noArgs refuses arguments of a command that takes flags only.
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	return fmt.Errorf("%s takes no argument %q; `%s --help` lists the flags", cmd.CommandPath(), args[0], cmd.CommandPath())
 }

@@ -6,6 +6,8 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,7 +24,7 @@ func newValidate() *cobra.Command {
 		Long: `validate reads the configuration as run would, and prints every error with
 file, line, key and the way out. It exits with 0 when run would accept the
 file, with 1 otherwise; warnings do not count.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := config.Find(file, os.LookupEnv)
 			if err != nil {
@@ -47,7 +49,7 @@ func newVersion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
-		Args:  cobra.NoArgs,
+		Args:  noArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintf(cmd.OutOrStdout(), "postern %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		},
@@ -63,6 +65,39 @@ func version() string {
 	return info.Main.Version
 }
 
+func newCompletion() *cobra.Command {
+	shells := []string{"bash", "zsh", "fish", "powershell"}
+	return &cobra.Command{
+		Use:   "completion " + strings.Join(shells, "|"),
+		Short: "Print the completion script for a shell",
+		Long: `completion prints the script that completes commands and flags in a shell:
+
+  bash:        source <(proxy completion bash)
+  zsh:         proxy completion zsh > "${fpath[1]}/_proxy"
+  fish:        proxy completion fish > ~/.config/fish/completions/proxy.fish
+  powershell:  proxy completion powershell | Out-String | Invoke-Expression`,
+		ValidArgs: shells,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 || !slices.Contains(shells, args[0]) {
+				return fmt.Errorf("completion: want one of %s; the command is `proxy completion %s`", strings.Join(shells, ", "), shells[0])
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			root, out := cmd.Root(), cmd.OutOrStdout()
+			switch args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(out, true)
+			case "zsh":
+				return root.GenZshCompletion(out)
+			case "fish":
+				return root.GenFishCompletion(out, true)
+			}
+			return root.GenPowerShellCompletionWithDesc(out)
+		},
+	}
+}
+
 func newHealth() *cobra.Command {
 	var file, addr string
 	var timeout time.Duration
@@ -73,7 +108,7 @@ func newHealth() *cobra.Command {
 nothing fails, with 1 when something does or nobody answers: what a
 container's health check wants. It finds the admin address in the
 configuration, as run does; --admin names it directly.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			token := os.Getenv("POSTERN_ADMIN_TOKEN")
 			if addr == "" {
@@ -130,7 +165,7 @@ probes, prints what became of each, and serves on until Ctrl-C.
 With --once it uses free ports and ends after the table: with 0 if every good
 call was answered by the backend over verified TLS and every probe was
 refused, with 1 otherwise.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Out, o.Version = cmd.OutOrStdout(), version()
 			if err := app.Demo(cmd.Context(), o); err != nil {

@@ -31,7 +31,7 @@ without a file.
 
 Exit codes: 0 stopped, 1 the start was refused (do not start again before
 something changed), 2 ended by a second signal, 3 failed while running.`,
-		Args: cobra.NoArgs,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			load, err := loader(file, host, to)
 			if err != nil {
