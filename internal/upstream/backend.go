@@ -115,10 +115,12 @@ func (b *backend) opened(c *conn, h1 bool) {
 func (b *backend) takeLocked(w want) *conn {
 	if !w.h1 {
 		for i := len(b.shared) - 1; i >= 0; i-- {
-			if c := b.shared[i]; c != w.not && c.cc.Reserve() == nil {
-				c.lastUse = time.Now()
-				return c
+			c, now := b.shared[i], time.Now()
+			if c == w.not || c.cc.InFlight() == 0 && b.expired(c, now) || c.cc.Reserve() != nil {
+				continue
 			}
+			c.lastUse = now
+			return c
 		}
 	}
 	for len(b.idle) > 0 && !w.fresh {
@@ -174,6 +176,12 @@ func (b *backend) expired(c *conn, now time.Time) bool {
 	return now.Sub(c.lastUse) >= limit || now.Round(0).Sub(c.lastUse.Round(0)) >= limit
 }
 
+// left is how long c may stay idle yet; never 0, so that a timer set to it
+// makes progress.
+func (b *backend) left(c *conn, now time.Time) time.Duration {
+	return max(c.lastUse.Add(b.pool.cfg.Idle).Sub(now), time.Millisecond)
+}
+
 // period is how often the sweeper looks at connections it cannot date.
 func (b *backend) period() time.Duration {
 	if b.closed || b.pool.cfg.Idle <= 0 {
@@ -208,23 +216,28 @@ func (b *backend) sweep() {
 	dead = append(dead, b.idle[:n]...)
 	b.idle = append(b.idle[:0], b.idle[n:]...)
 	clear(b.idle[len(b.idle):cap(b.idle)])
+	next := b.period()
+	if len(b.idle) > 0 {
+		next = b.left(b.idle[0], now)
+	}
 	open := b.shared[:0]
 	for _, c := range b.shared {
+		busy := c.cc.InFlight() > 0
 		switch {
 		case c.cc.Err() != nil:
-		case c.cc.InFlight() == 0 && (b.closed || b.expired(c, now)):
+			continue
+		case !busy && (b.closed || b.expired(c, now)):
 			dead = append(dead, c)
-		default:
-			open = append(open, c)
+			continue
+		case !busy:
+			next = min(next, b.left(c, now))
 		}
+		open = append(open, c)
 	}
 	clear(b.shared[len(open):])
 	b.shared = open
-	switch {
-	case len(b.shared) > 0:
-		b.armLocked(b.period())
-	case len(b.idle) > 0:
-		b.armLocked(max(b.idle[0].lastUse.Add(b.pool.cfg.Idle).Sub(now), time.Millisecond))
+	if len(b.shared)+len(b.idle) > 0 {
+		b.armLocked(next)
 	}
 	b.mu.Unlock()
 	for _, c := range dead {

@@ -69,14 +69,18 @@ func BenchmarkRoundTrip(b *testing.B) {
 	body := strings.Repeat("x", 64)
 	transport := &http.Transport{DisableCompression: true, IdleConnTimeout: time.Minute}
 	defer transport.CloseIdleConnections()
-	b.Run("pool/GET", func(b *testing.B) { benchmark(b, newPool(b, Config{Idle: time.Minute, Response: time.Minute}, addr), addr, "") })
+	b.Run("pool/GET", func(b *testing.B) {
+		benchmark(b, newPool(b, Config{Idle: time.Minute, Response: time.Minute}, addr), addr, "")
+	})
 	b.Run("transport/GET", func(b *testing.B) {
 		t := transport.Clone()
 		t.ResponseHeaderTimeout = time.Minute
 		defer t.CloseIdleConnections()
 		benchmark(b, t, addr, "")
 	})
-	b.Run("pool/POST64", func(b *testing.B) { benchmark(b, newPool(b, Config{Idle: time.Minute, Response: time.Minute}, addr), addr, body) })
+	b.Run("pool/POST64", func(b *testing.B) {
+		benchmark(b, newPool(b, Config{Idle: time.Minute, Response: time.Minute}, addr), addr, body)
+	})
 	b.Run("transport/POST64", func(b *testing.B) {
 		t := transport.Clone()
 		t.ResponseHeaderTimeout = time.Minute
