@@ -164,6 +164,7 @@ func TestCAAOutageIsTold(t *testing.T) {
 	if left := time.Until(s.NextAttempt); left < 30*time.Second {
 		t.Errorf("next attempt in %v, want the back-off of a refusal", left)
 	}
+	eventually(t, "the warning", func() bool { return strings.Contains(book.String(), "certificate not obtained") })
 	if n := strings.Count(book.String(), "level=WARN"); n != 1 {
 		t.Errorf("%d warnings, want 1:\n%s", n, book)
 	}

@@ -88,7 +88,7 @@ func (m *Manager) admit(hello *tls.ClientHelloInfo) (admitted, *refusal) {
 	if s, ok := t.sites.find(name); ok {
 		return admitted{name: name, file: s.file}, nil
 	}
-	if !unnamed && t.onDemand != nil && m.allowed(hello.Context(), t.onDemand, name) {
+	if r := t.onDemand; r != nil && (r.named(name) || !unnamed && m.allowed(hello.Context(), r, name)) {
 		return admitted{name: name, onDemand: true}, nil
 	}
 	if t.fallback != nil && (unnamed || isAddr(name)) {

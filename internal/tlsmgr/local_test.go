@@ -46,3 +46,20 @@ func TestLocalIssuer(t *testing.T) {
 		t.Log(book)
 	}
 }
+
+// The demo's way: a host that the user lists is obtained when it is first
+// asked for, whatever it looks like.
+func TestListedHostOnDemand(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Dir: t.TempDir(), Issuer: "local", OnDemand: &OnDemand{Allow: []string{"localhost", "127.0.0.1"}}}
+	m := mustNew(t, cfg)
+	d := openDoor(t, m.TLSConfig())
+	for _, name := range []string{"localhost", "127.0.0.1"} {
+		if _, err := d.dial(name, localRoots(t, cfg.Dir)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := d.dial("other", nil); err == nil {
+		t.Error("a host that is not listed was served")
+	}
+}

@@ -1,6 +1,7 @@
 package tlsmgr
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -121,6 +122,8 @@ func (t *table) wants(name string) bool {
 	return t.onDemand != nil && t.onDemand.mayKeep(name)
 }
 
+var errTooLong = errors.New("too long")
+
 // canonicalHost brings a configured host into the form server names have after
 // canonicalSNI: lower case, A-labels, no trailing dot, IP addresses as
 // netip prints them.
@@ -131,7 +134,14 @@ func canonicalHost(raw string) (string, error) {
 		return a.WithZone("").Unmap().String(), nil
 	}
 	rest, wild := strings.CutPrefix(s, "*.")
-	ascii, err := idna.Lookup.ToASCII(rest)
+	var ascii string
+	err := errTooLong
+	if len(rest) <= 1000 { // a name of 253 letters, however they are written
+		ascii, err = idna.Lookup.ToASCII(rest)
+	}
+	if err == nil {
+		ascii, err = idna.Lookup.ToASCII(ascii) // refuses A-labels made of bytes that are not text
+	}
 	if err != nil || !validLabels(ascii) {
 		return "", fmt.Errorf("host %q: not a host name, want one like www.example.org, *.example.org or an IP address", raw)
 	}

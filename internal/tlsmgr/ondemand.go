@@ -75,7 +75,12 @@ func newOnDemandRules(o OnDemand) *onDemandRules {
 	return r
 }
 
+// listed reports whether Allow covers name.
 func (r *onDemandRules) listed(name string) bool { _, ok := r.allow.find(name); return ok }
+
+// named reports whether Allow has exactly name. The user wrote it, so it may
+// be what no stranger's name may be, such as localhost.
+func (r *onDemandRules) named(name string) bool { _, ok := r.allow.exact[name]; return ok }
 
 // mayKeep reports whether a certificate obtained under earlier rules may stay
 // in memory under these.
@@ -86,6 +91,9 @@ func (r *onDemandRules) mayKeep(name string) bool { return r.ask != "" || r.list
 func (m *Manager) allowed(ctx context.Context, r *onDemandRules, name string) bool {
 	if _, exact := r.allow.exact[name]; exact {
 		return true // the owner wrote it, be it a single label such as localhost
+	}
+	if r.named(name) {
+		return true
 	}
 	if !plausibleName(name) {
 		return false
