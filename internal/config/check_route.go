@@ -49,8 +49,9 @@ func parsePattern(s string) (pattern, error) {
 	if strings.Contains(path, "%") {
 		return none, fmt.Errorf("%q is percent-encoded, want the path decoded, as requests are compared decoded", s)
 	}
-	for i, seg := range strings.Split(path[1:], "/") {
-		last := i == strings.Count(path, "/")-1
+	segs := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	for i, seg := range segs {
+		last := i == len(segs)-1
 		if seg == "." || seg == ".." || seg == "" && (!last || prefix) {
 			return none, fmt.Errorf("%q has an empty or dot segment, which no request has when it is compared; write it without", s)
 		}

@@ -3,6 +3,8 @@
 //
 // The comments of the types below are the manual: docs/config.md is generated
 // from them.
+//
+//go:generate go test -run ^TestConfigDoc$ -update
 package config
 
 import (
@@ -13,7 +15,8 @@ import (
 // Config is the whole file.
 type Config struct {
 	// The contact address given to the certificate authority. Same as
-	// tls.email, which wins when both are set.
+	// tls.email, which wins when both are set. Default: none, which is a
+	// warning.
 	Email string `yaml:"email"`
 
 	// The addresses postern accepts connections on.
@@ -51,7 +54,7 @@ type Config struct {
 	Limits Limits `yaml:"limits"`
 
 	// What is served, by host name. A host that is named nowhere here is
-	// refused.
+	// refused. Required.
 	Sites []Site `yaml:"sites"`
 
 	// File is the path the file was read from, "" without one.
@@ -88,8 +91,8 @@ type Log struct {
 	// One line for each request. Default true.
 	Access bool `yaml:"access"`
 
-	// Whether the access line holds the query string. Queries carry secrets
-	// more often than not: default false.
+	// Whether the access line holds the query string, which carries secrets
+	// more often than not. Default false.
 	Query bool `yaml:"query"`
 
 	// A file for the access lines, rotated. Absent: they go where the log
@@ -99,8 +102,7 @@ type Log struct {
 
 // LogFile is the access log's file. A plain string is its path.
 type LogFile struct {
-	// The path; its folder must exist. A relative one starts at the folder
-	// of this file, as every path does.
+	// The path; its folder must exist. Required.
 	Path string `yaml:"path"`
 
 	// Rotate when the file reaches this many megabytes. Default 10.
@@ -124,6 +126,7 @@ type Admin struct {
 
 	// When set, requests need `Authorization: Bearer <token>` (on a unix
 	// socket too). At least 16 characters. token_file reads it from a file.
+	// Default: none.
 	Token Secret `yaml:"token"`
 }
 
@@ -170,8 +173,8 @@ type ACME struct {
 	// authority's default.
 	Profile string `yaml:"profile"`
 
-	// The external account binding some authorities need (RFC 8555 section
-	// 7.3.4).
+	// The external account binding (RFC 8555 section 7.3.4). Absent: none,
+	// which most authorities, Let's Encrypt among them, are content with.
 	EAB *EAB `yaml:"eab"`
 
 	// The challenges to use: http-01, tls-alpn-01, or both. One whose
@@ -181,18 +184,19 @@ type ACME struct {
 
 // EAB binds the ACME account to an account at the authority.
 type EAB struct {
-	// The key identifier given by the authority.
+	// The key identifier given by the authority. Required.
 	KID string `yaml:"kid"`
 
 	// The base64url-encoded MAC key given by the authority. hmac_file reads
-	// it from a file.
+	// it from a file. Required.
 	HMAC Secret `yaml:"hmac"`
 }
 
 // OnDemand says for which names beyond the sites' hosts a certificate may be
 // obtained at the first handshake.
 type OnDemand struct {
-	// Host names or one-label wildcards such as "*.mypi.duckdns.org".
+	// Host names or one-label wildcards such as "*.mypi.duckdns.org". Default:
+	// none, so that ask decides alone.
 	Allow []string `yaml:"allow"`
 
 	// A URL asked with ?domain=NAME for names that allow does not cover:
@@ -210,10 +214,10 @@ type Guard struct {
 	// Networks that are never banned. Giving the key replaces the built-in
 	// list: loopback, private, link-local and carrier-grade NAT networks.
 	// This machine's own addresses and trusted_proxies are always spared.
-	// Default: that list.
+	// Default: the built-in list.
 	Never []netip.Prefix `yaml:"never"`
 
-	// More networks that are never banned, on top of never.
+	// More networks that are never banned, on top of never. Default: none.
 	Allow []netip.Prefix `yaml:"allow"`
 
 	// The rate each client address may ask at, over all sites. Absent: no
@@ -239,7 +243,7 @@ type Bans struct {
 // answered 429 with Retry-After and RateLimit headers. `rate_limit: 20/s` is
 // short for the rate alone.
 type RateLimit struct {
-	// Requests per time: "20/s", "300/m" or "5000/h".
+	// Requests per time: "20/s", "300/m", "5000/h" or "1/10s". Required.
 	Rate Rate `yaml:"rate"`
 
 	// How many requests may come at once. Default: the number in rate.
@@ -248,8 +252,8 @@ type RateLimit struct {
 
 // Limits bounds what strangers can make postern hold.
 type Limits struct {
-	// Open connections in total. Default 4096, and never more than the
-	// process's file descriptors allow.
+	// Open connections in total; fewer when the process has too few file
+	// descriptors. Default 4096.
 	Connections int `yaml:"connections"`
 
 	// Open connections from one client address (an IPv6 client counts by its
@@ -284,10 +288,11 @@ type Site struct {
 	// Host names: "mypi.duckdns.org", or "*.mypi.duckdns.org" for every name
 	// one label below, which needs certificate files, tls.issuer local or
 	// tls.on_demand: the challenges used here cannot prove a wildcard. An IP
-	// address needs files or tls.issuer local.
+	// address needs files or tls.issuer local. Required.
 	Hosts []string `yaml:"hosts"`
 
-	// A certificate from files instead of an automatic one.
+	// A certificate from files instead of an automatic one. Absent: an
+	// automatic one.
 	TLS *SiteTLS `yaml:"tls"`
 
 	// What port 80 does for these hosts. redirect: 308 to https for GET and
@@ -301,30 +306,31 @@ type Site struct {
 	HSTS *HSTS `yaml:"hsts"`
 
 	// Shorthand for one route that takes every path: one backend or a list.
-	// Routes, if any, come first. A site has this, routes, or both.
+	// Routes, if any, come first. A site has this, routes, or both. Default:
+	// none.
 	Upstream Upstreams `yaml:"upstream"`
 
 	// Deadlines towards the backends, for every route that sets none of its
 	// own.
 	Timeout Timeout `yaml:"timeout"`
 
-	// A limit per client address over the whole site.
+	// A limit per client address over the whole site. Absent: none.
 	RateLimit *RateLimit `yaml:"rate_limit"`
 
 	// The largest request body for this site. Default: limits.body.
 	MaxBody *Size `yaml:"max_body"`
 
 	// What is done by path. The first match wins, in the order written here.
-	// A path that matches none is refused.
+	// A path that matches none is refused. Default: none.
 	Routes []Route `yaml:"routes"`
 }
 
 // SiteTLS names certificate files. They are read again when they change.
 type SiteTLS struct {
-	// The PEM file with the certificate and its chain.
+	// The PEM file with the certificate and its chain. Required.
 	Cert string `yaml:"cert"`
 
-	// The PEM file with the private key.
+	// The PEM file with the private key. Required.
 	Key string `yaml:"key"`
 }
 
@@ -346,7 +352,7 @@ type HSTS struct {
 // one of upstream, redirect and respond.
 type Route struct {
 	// "/ping" for that path alone, "/api/*" for /api and everything below
-	// it, "/*" or absent for every path. Matching looks at the path with
+	// it, "/*" for every path. Default "/*". Matching looks at the path with
 	// percent-encoding, double slashes and dot segments resolved; the
 	// backend gets the path byte for byte as the client sent it.
 	Path string `yaml:"path"`
@@ -355,23 +361,24 @@ type Route struct {
 	// answered 405 unless a later route takes it. Absent: every method.
 	Methods []string `yaml:"methods"`
 
-	// Backends: one or a list, taken in turn.
+	// Backends: one or a list, taken in turn. Default: none.
 	Upstream Upstreams `yaml:"upstream"`
 
 	// Removed from the start of the path before it goes to the backend, such
-	// as "/api" for the path "/api/*".
+	// as "/api" for the path "/api/*". Default: nothing.
 	StripPrefix string `yaml:"strip_prefix"`
 
-	// Answer with a redirect.
+	// Answer with a redirect. Absent: no redirect.
 	Redirect *Redirect `yaml:"redirect"`
 
-	// Answer from here.
+	// Answer from here. Absent: no such answer.
 	Respond *Respond `yaml:"respond"`
 
 	// Deadlines towards the backends.
 	Timeout Timeout `yaml:"timeout"`
 
-	// A limit per client address on this route, on top of the site's.
+	// A limit per client address on this route, on top of the site's. Absent:
+	// none.
 	RateLimit *RateLimit `yaml:"rate_limit"`
 
 	// The largest request body on this route. Default: the site's max_body.
@@ -404,7 +411,7 @@ type Timeout struct {
 // Redirect answers with another address. A plain text is its to.
 type Redirect struct {
 	// An absolute URL or a path. A "*" at its end takes what the route's own
-	// "*" matched, and the query is kept.
+	// "*" matched, and the query is kept. Required.
 	To string `yaml:"to"`
 
 	// 301, 302, 303, 307 or 308. Default 308.

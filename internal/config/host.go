@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -17,6 +18,8 @@ func canonicalHost(s string) (string, error) {
 	switch {
 	case s == "":
 		return "", errors.New("is empty, want a host name such as mypi.duckdns.org")
+	case len(s) > 1024: // also keeps punycode, which takes quadratic time, short
+		return "", fmt.Errorf("a host name of %d bytes, want at most 253", len(s))
 	case s == "*" || s == "*.":
 		return "", errors.New(`"*" is every name there is; list the names, or "*.example.org" for those below one`)
 	case strings.ContainsAny(s, ", "):
@@ -37,7 +40,7 @@ func canonicalHost(s string) (string, error) {
 		return "", fmt.Errorf(`%q: "*" stands for the whole first label only, want a form such as "*.example.org"`, s)
 	}
 	ascii, err := idna.Lookup.ToASCII(name)
-	if err != nil || ascii == "" {
+	if err != nil || ascii == "" || !utf8.ValidString(name) {
 		return "", fmt.Errorf("%q is not a host name, want letters, digits and hyphens with dots between", s)
 	}
 	if len(ascii) > 253 {
