@@ -37,25 +37,20 @@ func connSlots(limit int) int {
 }
 
 // open counts a connection of k, unless that makes more than total
-// connections, or more than perKey of k; 0 means no bound per key. refuse
-// tells whether perKey refuses or is only told.
-func (c *conns) open(k key, total, perKey int, refuse bool) Reason {
+// connections, or more than perKey of k; perKey 0 means no bound.
+func (c *conns) open(k key, total, perKey int) Reason {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.total >= total {
 		return TotalConnections
 	}
 	slot := &c.slots[c.home(k)]
-	over := perKey > 0 && slot.n >= perKey
-	if over && refuse {
+	if perKey > 0 && slot.n >= perKey {
 		return AddressConnections
 	}
 	slot.key = k
 	slot.n++
 	c.total++
-	if over {
-		return AddressConnections
-	}
 	return None
 }
 

@@ -205,8 +205,9 @@ func (g *Guard) Reconfigure(cfg Config) {
 }
 
 // SetOwn says which public addresses this machine has. They are never banned,
-// nor is the /64 network of an IPv6 one: it is the home's. The list replaces
-// the one given before.
+// nor is the /64 network of an IPv6 one: it is the home's. Loopback and
+// link-local addresses in the list are left out: whether they are spared is
+// up to Config.Never. The list replaces the one given before.
 func (g *Guard) SetOwn(addrs []netip.Addr) {
 	own := ownNetworks(addrs)
 	g.own.Store(&own)
@@ -232,33 +233,36 @@ func (g *Guard) spared(p *policy, addr netip.Addr) bool {
 func (g *Guard) AllowConn(addr netip.Addr, now time.Time) Verdict {
 	p := g.policy.Load()
 	addr = canonical(addr)
-	k := keyOf(addr)
-	if p.mode != Off && g.bans.banned(k, g.at(now)) && !g.spared(p, addr) {
-		if p.mode == Enforce {
-			return g.metrics.verdict(layerConnection, Verdict{Reason: Banned})
-		}
-		if g.conns.open(k, p.total, 0, false) == TotalConnections {
-			return g.metrics.verdict(layerConnection, Verdict{Reason: TotalConnections})
-		}
-		return g.metrics.verdict(layerConnection, Verdict{Allowed: true, Would: true, Reason: Banned})
+	banned := p.mode != Off && g.bans.banned(keyOf(addr), g.at(now)) && !g.spared(p, addr)
+	v := Verdict{Reason: Banned}
+	if !banned || p.mode == Detect {
+		v = g.countConn(p, addr, banned)
 	}
-	perAddress := p.perAddress
+	return g.metrics.verdict(layerConnection, v)
+}
+
+// countConn counts a connection unless a cap refuses it. banned tells that
+// enforcing would have refused it for a ban.
+func (g *Guard) countConn(p *policy, addr netip.Addr, banned bool) Verdict {
+	k, perAddress := keyOf(addr), p.perAddress
 	if p.mode == Off {
 		perAddress = 0
 	}
-	reason := g.conns.open(k, p.total, perAddress, p.mode == Enforce)
-	if reason == AddressConnections && p.mode == Enforce && g.spared(p, addr) {
-		// Only now, because it costs more than all the rest.
-		reason = g.conns.open(k, p.total, 0, false)
+	reason := g.conns.open(k, p.total, perAddress)
+	// Who is spared is asked only now, because it costs more than all the rest.
+	over := reason == AddressConnections && !g.spared(p, addr)
+	if reason == AddressConnections && (!over || p.mode == Detect) {
+		reason = g.conns.open(k, p.total, 0)
 	}
-	v := Verdict{Allowed: reason == None, Reason: reason}
-	if reason == AddressConnections && p.mode == Detect {
-		v.Allowed, v.Would = true, true
-		if g.spared(p, addr) {
-			v = Verdict{Allowed: true}
-		}
+	switch {
+	case reason != None:
+		return Verdict{Reason: reason}
+	case banned:
+		return Verdict{Allowed: true, Would: true, Reason: Banned}
+	case over:
+		return Verdict{Allowed: true, Would: true, Reason: AddressConnections}
 	}
-	return g.metrics.verdict(layerConnection, v)
+	return Verdict{Allowed: true}
 }
 
 // ConnClosed takes back what an AllowConn that allowed counted.

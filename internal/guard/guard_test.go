@@ -120,7 +120,7 @@ func TestSpared(t *testing.T) {
 		TrustedProxies: prefixes("192.0.2.1/32"),
 	}
 	g := New(cfg)
-	g.SetOwn([]netip.Addr{ip("203.0.114.1"), ip("2001:db8:9:9::1"), {}, ip("::")})
+	g.SetOwn([]netip.Addr{ip("203.0.114.1"), ip("2001:db8:9:9::1"), {}, ip("::"), ip("127.0.0.1")})
 	for _, tt := range []struct {
 		addr string
 		want bool

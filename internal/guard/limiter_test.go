@@ -51,7 +51,7 @@ func TestLimiterRates(t *testing.T) {
 		{Rate{5, 0}, 5, 0, 0},
 		{Rate{-1, -1}, 5, 0, 0},
 		{Rate{2_000_000_000, time.Second}, 0, 2_000_000_000, 2 * time.Second}, // clamped to one a nanosecond
-		{Rate{1, 1e18}, 1 << 40, 1, 1e18},
+		{Rate{1, 1e17}, 2_000_000_000, 3, 3e17},
 	} {
 		for i, d := range []Decision{
 			NewLimiter(tt.rate, tt.burst, 0).Take(v4(1), t0),

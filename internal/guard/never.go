@@ -46,7 +46,7 @@ func ownNetworks(addrs []netip.Addr) []netip.Prefix {
 	for _, addr := range addrs {
 		addr = canonical(addr)
 		switch {
-		case !addr.IsValid() || addr.IsUnspecified():
+		case !addr.IsValid(), addr.IsUnspecified(), addr.IsLoopback(), addr.IsLinkLocalUnicast():
 		case addr.Is4():
 			all = append(all, netip.PrefixFrom(addr, 32))
 		default:

@@ -9,11 +9,11 @@ const (
 	shapeDots
 )
 
-// shapes are the texts no caller has in a request target, whatever is behind
+// shapeTexts are the texts no caller has in a request target, whatever is behind
 // us. The list is short on purpose: it also binds the routes that are
 // configured. The price is that somebody who searches his own pages for
 // "/etc/passwd" by a query is refused.
-var shapes = newMatcher([]patternGroup{
+var shapeTexts = []patternGroup{
 	shapeNever: {"never", []string{
 		"\x00",
 		"/etc/passwd", "/etc/shadow", "/proc/self/environ", "/windows/win.ini",
@@ -26,7 +26,10 @@ var shapes = newMatcher([]patternGroup{
 		"class.module.classloader",  // CVE-2022-22965
 	}},
 	shapeDots: {"dots", []string{"/../", "/..?", "/..#", "/..;", "/..$"}},
-})
+}
+
+// shapes finds shapeTexts in a request target.
+var shapes = newMatcher(shapeTexts)
 
 // Shape reports whether a request is of a shape that is never legitimate, and
 // as which signal it counts. method and target are those of the request line,

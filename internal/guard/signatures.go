@@ -33,21 +33,20 @@ const (
 // those a person may type (/admin, /login, /console, /webmail, /swagger): as
 // NoRoute they count for little.
 var families = []patternGroup{
-	{FamilyDotenv, []string{"/.env", "/env.bak$", "/.flaskenv$"}},
+	{FamilyDotenv, []string{"/.env"}},
 	{FamilyVCS, []string{
-		"/.git|", "/.git-credentials$", "/.gitconfig$", "/.svn|", "/.hg|", "/.bzr|", "/cvs/root$",
+		"/.git|", "/.git-credentials$", "/.gitconfig$", "/.svn|", "/.hg|", "/.bzr|",
 	}},
 	{FamilySecrets, []string{
-		"/.aws|", "/.ssh|", "/.kube|", "/.docker|", "/.s3cfg", "/.boto$", "/.npmrc$", "/.netrc$", "/.pgpass$",
+		"/.aws|", "/.ssh|", "/.kube|", "/.docker|", "/.npmrc$", "/.netrc$",
 		"/.htpasswd", "/.htaccess", "/.bash_history$", "/.ds_store$", "/.vscode|", "/.idea|",
 		"/sftp-config.json$", "/appsettings.", "/id_rsa", "/id_ed25519", ".tfstate|", ".tfvars$",
-		"/credentials.json$", "/secrets.json$", "/docker-compose.y", "/web.config$", "/.terraform|",
+		"/credentials.json$", "/secrets.json$", "/docker-compose.y", "/web.config$",
 	}},
 	{FamilyBackup, []string{
 		".bak$", ".sql$", ".sql.gz$", ".sql.zip$", "/backup.zip$", "/backup.tar", "/www.zip$", "/site.zip$",
-		"/wwwroot.zip$", "/public_html.zip$", "/dump.rdb$",
 	}},
-	{FamilyPHP, []string{".php$", ".php/", ".php5$", ".php7$", ".phtml$", ".php~$", "/vendor/phpunit|", "/phpinfo"}},
+	{FamilyPHP, []string{".php$", ".php/", ".php5$", ".php7$", ".phtml$", "/vendor/phpunit|", "/phpinfo"}},
 	{FamilyWordPress, []string{
 		"/wp-admin|", "/wp-login", "/wp-content|", "/wp-includes|", "/wp-json|", "/wp-config", "/wlwmanifest.xml$",
 	}},
@@ -61,12 +60,12 @@ var families = []patternGroup{
 	{FamilyJava, []string{
 		"/actuator|", "/solr/admin|", "/manager/html|", "/manager/status|", "/host-manager|", "/api/jsonws|",
 		"/geoserver|", "/jolokia|", "/invoker|", "/nacos|", "/druid/index.html$", "/wls-wsat|", "/_async|",
-		".jsp$", ".jspx$", ".action$", "/struts", "/web-console|", "/jmx-console|", "/hystrix.stream$",
+		".jsp$", ".jspx$", ".action$", "/struts",
 	}},
 	{FamilyVPN, []string{
-		"/remote/login$", "/remote/fgt_lang$", "/remote/logincheck$", "/dana-na|", "/dana-cached|", "/ cscoe |",
-		"/ cscol |", "/global-protect|", "/ssl-vpn|", "/sslvpn|", "/vpn/index.html$", "/vpns|", "/tmui|",
-		"/mgmt/tm|", "/my.policy$",
+		"/remote/login$", "/remote/fgt_lang$", "/remote/logincheck$", "/dana-na|", "/ cscoe |",
+		"/global-protect|", "/ssl-vpn|", "/sslvpn|", "/vpn/index.html$", "/vpns|", "/tmui|",
+		"/mgmt/tm|",
 	}},
 	{FamilyMicrosoft, []string{
 		"^/owa|", "^/ecp|", "/autodiscover.json@", "/developmentserver|", "/_layouts|", "/_vti_bin|",
@@ -74,7 +73,7 @@ var families = []patternGroup{
 	}},
 	{FamilyFramework, []string{
 		"/_ignition|", "/telescope|", "/_profiler|", "/_debugbar|", "/horizon/api|", "/server-status$",
-		"/server-info$", "/__debug__|", "/rails/info|",
+		"/server-info$",
 	}},
 	{FamilyNmap, []string{"/nmaplowercheck", "/nmapuppercheck", "/nice ports,", "/evox|", "^/sdk$"}},
 	{FamilyContainer, []string{"^/containers/json$", "^/v2/_catalog$", "^/api/v1/pods$", "^/api/v1/namespaces|"}},
@@ -97,14 +96,16 @@ func ScannerSignature(path string) (Family, bool) {
 	return families[group].name, true
 }
 
-// unasked are the paths of Unasked.
-var unasked = newMatcher([]patternGroup{{"unasked", []string{
+// unaskedPaths are the paths of Unasked.
+var unaskedPaths = []patternGroup{{"unasked", []string{
 	"^/favicon.", "^/apple-touch-icon", "^/robots.txt$", "^/ads.txt$", "^/app-ads.txt$", "^/humans.txt$",
 	"^/security.txt$", "^/sitemap.xml$", "^/manifest.json$", "^/site.webmanifest$", "^/browserconfig.xml$",
 	"^/.well-known/", "^/service-worker.js$", "^/sw.js$", "^/crossdomain.xml$",
 	"^/autodiscover/autodiscover.xml$", "^/autodiscover/autodiscover.json$", "^/autodiscover/autodiscover.json/v1.0/",
 	"^/mail/config-v1.1.xml$",
-}}})
+}}}
+
+var unasked = newMatcher(unaskedPaths)
 
 // Unasked reports whether browsers, mail programs or certificate authorities
 // ask for the raw path, without the query, without anybody having told them

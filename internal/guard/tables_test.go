@@ -144,11 +144,10 @@ func TestConnsAgainstModel(t *testing.T) {
 			case perKey > 0 && model[k] >= perKey:
 				want = AddressConnections
 			}
-			refuse := r.IntN(2) == 0
-			if got := table.open(k, limit, perKey, refuse); got != want {
+			if got := table.open(k, limit, perKey); got != want {
 				t.Fatalf("step %d: open = %s, want %s", step, got, want)
 			}
-			if want == None || want == AddressConnections && !refuse {
+			if want == None {
 				model[k]++
 				total++
 			}
