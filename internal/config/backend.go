@@ -43,11 +43,11 @@ func parseBackend(s string) (backend, error) {
 		}
 		return hostPort("http", s, s)
 	}
-	switch lower := strings.ToLower(scheme); lower {
+	switch scheme {
 	case "http", "https", "h2c":
-		return parseBackendURL(lower, rest)
+		return parseBackendURL(scheme, rest)
 	case "grpc", "ws", "wss", "grpcs":
-		good := map[string]string{"grpc": "h2c", "grpcs": "https", "ws": "http", "wss": "https"}[lower]
+		good := map[string]string{"grpc": "h2c", "grpcs": "https", "ws": "http", "wss": "https"}[scheme]
 		return none, fmt.Errorf("scheme %s is spoken through %s; did you mean %s://%s?", scheme, good, good, redactURL(rest))
 	default:
 		return none, fmt.Errorf("scheme %q is unknown, want http, https, h2c or unix%s", scheme, didYouMean(scheme, []string{"http", "https", "h2c", "unix"}))

@@ -43,8 +43,8 @@ func parsePattern(s string) (pattern, error) {
 	if i := strings.IndexAny(path, "?#"); i >= 0 {
 		return none, fmt.Errorf("%q: a route matches paths, not queries; did you mean %q?", s, s[:i])
 	}
-	if strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' }) {
-		return none, fmt.Errorf("%q holds a backslash or a control character, which no route takes", s)
+	if strings.ContainsFunc(path, func(r rune) bool { return r < ' ' || r == 0x7f || r == '\\' || r == ';' }) {
+		return none, fmt.Errorf("%q holds a backslash, a semicolon or a control character, which backends read in different ways; write the path without", s)
 	}
 	if strings.Contains(path, "%") {
 		return none, fmt.Errorf("%q is percent-encoded, want the path decoded, as requests are compared decoded", s)

@@ -12,8 +12,8 @@ import (
 )
 
 // canonicalHost returns the spelling of a configured host that requests are
-// compared with: lower case, ASCII, without a trailing dot; an IPv6 address
-// without brackets. The way out is in every error.
+// compared with: lower case, ASCII, without a trailing dot; an IPv6 address in
+// brackets, as in a Host field. The way out is in every error.
 func canonicalHost(s string) (string, error) {
 	switch {
 	case s == "":
@@ -32,7 +32,10 @@ func canonicalHost(s string) (string, error) {
 		if ip.Zone() != "" || ip.IsUnspecified() {
 			return "", fmt.Errorf("%q is no address a client can ask for, want a host name or the machine's address", s)
 		}
-		return ip.Unmap().String(), nil
+		if ip = ip.Unmap(); ip.Is6() {
+			return "[" + ip.String() + "]", nil
+		}
+		return ip.String(), nil
 	}
 	name, wild := strings.CutPrefix(s, "*.")
 	name = strings.TrimSuffix(name, ".")
@@ -89,7 +92,7 @@ func hostAlone(s string) string {
 
 // isIP reports whether a canonical host is an address.
 func isIP(host string) bool {
-	_, err := netip.ParseAddr(host)
+	_, err := netip.ParseAddr(strings.Trim(host, "[]"))
 	return err == nil
 }
 

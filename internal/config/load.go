@@ -23,6 +23,11 @@ const systemFile = "/etc/postern/postern.yaml"
 // Load reads and checks the file. Everything that is wrong with it comes back
 // at once as Errors; what is only odd is in Warnings. Nobody may change the
 // result.
+//
+// In the result every value is final: hosts are in lower case and ASCII, an
+// IPv6 address in brackets; paths of files and sockets are absolute; methods
+// are in upper case; timeouts, bodies, bursts, e-mail and a site's http are
+// inherited, so that none of them is nil or zero for want of a value.
 func Load(path string) (*Config, error) {
 	src, err := readFile(path)
 	if err != nil {
@@ -79,7 +84,11 @@ func finish(cfg *Config, r *report, env environment, dir string) (*Config, error
 	if len(r.errs) > 0 {
 		return nil, r.errs
 	}
-	cfg.inherit(env, dir)
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, Errors{{File: r.file, Msg: "the current folder is gone: " + err.Error()}}
+	}
+	cfg.inherit(env, abs)
 	cfg.Warnings = r.warnings
 	return cfg, nil
 }

@@ -85,7 +85,8 @@ func TestMeaning(t *testing.T) {
 		{"rate alone", oneSite + "    rate_limit: 300/m\n", func(c *Config) any { return *c.Sites[0].RateLimit }, RateLimit{Rate{300, time.Minute}, 300}},
 		{"hosts canonical", "sites:\n  - {hosts: [MyPi.DuckDNS.org., Bücher.duckdns.org], upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.Sites[0].Hosts }, []string{"mypi.duckdns.org", "xn--bcher-kva.duckdns.org"}},
 		{"one host as text", "sites:\n  - {hosts: mypi.duckdns.org, upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.Sites[0].Hosts }, []string{"mypi.duckdns.org"}},
-		{"addresses as hosts", "tls: {issuer: local}\nsites:\n  - {hosts: ['[::1]', 192.168.1.5], upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.Sites[0].Hosts }, []string{"::1", "192.168.1.5"}},
+		{"addresses as hosts", "tls: {issuer: local}\nsites:\n  - {hosts: ['[::1]', 192.168.1.5], upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.Sites[0].Hosts }, []string{"[::1]", "192.168.1.5"}},
+		{"an IPv6 address without brackets", "tls: {issuer: local, default_host: '::1'}\nsites:\n  - {hosts: ['0:0::1'], upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.Sites[0].Hosts[0] + c.TLS.DefaultHost }, "[::1][::1]"},
 		{"address with files", "sites:\n  - {hosts: 192.168.1.5, tls: {cert: a.pem, key: b.pem}, upstream: 127.0.0.1:3000}\n", func(c *Config) any { return *c.Sites[0].TLS }, SiteTLS{"/etc/postern/a.pem", "/etc/postern/b.pem"}},
 		{"private name at a private authority", "tls: {acme: {directory: 'https://ca.lan/dir', root: ca.pem}}\nsites:\n  - {hosts: nas.lan, upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.TLS.ACME.Root }, "/etc/postern/ca.pem"},
 		{"loopback authority over http", "tls: {acme: {directory: 'http://127.0.0.1:14000/dir'}}\n" + oneSite, func(c *Config) any { return c.TLS.ACME.Directory }, "http://127.0.0.1:14000/dir"},
@@ -183,6 +184,17 @@ func TestDataFolder(t *testing.T) {
 		if (err != nil) != (tc.want == "") || err != nil && !strings.Contains(err.Error(), "p.yaml:1: data: no folder") {
 			t.Errorf("%s: error %v", tc.name, err)
 		}
+	}
+}
+
+func TestPathsAreAbsolute(t *testing.T) {
+	cfg, err := parse("p.yaml", []byte("data: state\nsites:\n  - hosts: [a.duckdns.org]\n    upstream: unix:a.sock\n"), testEnv())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sock, _ := strings.CutPrefix(cfg.Sites[0].Upstream[0], "unix:")
+	if !filepath.IsAbs(cfg.Data) || !filepath.IsAbs(sock) {
+		t.Errorf("%s %s", cfg.Data, sock)
 	}
 }
 
