@@ -54,7 +54,7 @@ func canonicalHost(s string) (string, error) {
 			return "", fmt.Errorf("%q is not a host name, want labels of 1 to 63 characters between the dots", s)
 		}
 	}
-	if last := ascii[strings.LastIndex(ascii, ".")+1:]; strings.Trim(last, "0123456789") == "" {
+	if isNumber(ascii[strings.LastIndex(ascii, ".")+1:]) {
 		return "", fmt.Errorf("%q is neither an IP address nor a host name; does a part miss?", s)
 	}
 	if wild {
@@ -64,6 +64,17 @@ func canonicalHost(s string) (string, error) {
 		ascii = "*." + ascii
 	}
 	return ascii, nil
+}
+
+// isNumber reports whether a last label makes clients take the whole host for
+// an IPv4 address: digits, or hexadecimal with 0x (the URL standard, "ends in
+// a number").
+func isNumber(label string) bool {
+	digits := "0123456789"
+	if hex, ok := strings.CutPrefix(label, "0x"); ok {
+		label, digits = hex, digits+"abcdef"
+	}
+	return strings.Trim(label, digits) == ""
 }
 
 // hostAlone strips scheme, path and port.

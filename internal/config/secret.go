@@ -55,8 +55,5 @@ func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
 // MarshalJSON returns "<secret>".
 func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
 
-// MarshalYAML returns <secret>.
-func (s Secret) MarshalYAML() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }
-
 // LogValue returns <secret>.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }

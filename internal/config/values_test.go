@@ -81,6 +81,11 @@ func TestSecret(t *testing.T) {
 	if err := json.NewEncoder(&out).Encode(cfg); err != nil {
 		t.Fatal(err)
 	}
+	out.WriteString(cfg.Admin.Token.String() + cfg.Admin.Token.GoString())
+	asText, err := cfg.Admin.Token.MarshalText()
+	if out.Write(asText); err != nil {
+		t.Fatal(err)
+	}
 	slog.New(slog.NewTextHandler(&out, nil)).Info("x", "token", cfg.Admin.Token, "cfg", cfg)
 	slog.New(slog.NewJSONHandler(&out, nil)).Info("x", "token", cfg.Admin.Token, "cfg", cfg)
 	if s := out.String(); strings.Contains(s, "hunter2") || strings.Contains(s, "68756e746572") || !strings.Contains(s, redacted) {
