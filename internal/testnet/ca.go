@@ -80,6 +80,10 @@ type CAOptions struct {
 // CA is an ACME authority in this process, ended at the end of the test.
 // Pebble leaves one goroutine behind for each. Its methods may be called from
 // several goroutines.
+//
+// Tests that run in parallel need different names: certmagic keeps the open
+// challenges of the whole process by name, and one test's clean-up would take
+// another's challenge away.
 type CA struct {
 	DirectoryURL string         // RFC 8555 section 7.1.1
 	RootPEM      []byte         // of the authority's own HTTPS endpoint

@@ -1,8 +1,10 @@
 package tlsmgr
 
 import (
+	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -19,17 +21,21 @@ import (
 )
 
 // house is a Manager behind a plain and a TLS listener, with an authority that
-// connects to them.
+// connects to them. Its name differs from every other house's: certmagic keeps
+// open challenges by name for the whole process, and tests run in parallel.
 type house struct {
+	name string
 	ca   *testnet.CA
 	http net.Listener
 	tls  net.Listener
 	m    atomic.Pointer[Manager] // who answers http-01
 }
 
+var houses atomic.Int64
+
 func newHouse(t *testing.T, opt testnet.CAOptions) *house {
 	t.Helper()
-	h := &house{http: listen(t), tls: listen(t)}
+	h := &house{name: fmt.Sprintf("home%d.test.example", houses.Add(1)), http: listen(t), tls: listen(t)}
 	opt.HTTPPort, opt.TLSPort = portOf(h.http), portOf(h.tls)
 	h.ca = testnet.NewCA(t, opt)
 	srv := &http.Server{ErrorLog: log.New(io.Discard, "", 0), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -76,11 +82,11 @@ func TestACMEIssuesAndRestartsWithoutAuthority(t *testing.T) {
 		t.Run(tc.challenge, func(t *testing.T) {
 			t.Parallel()
 			h := newHouse(t, testnet.CAOptions{CheckCAA: true})
-			cfg := h.config(t.TempDir(), "home.test.example")
+			cfg := h.config(t.TempDir(), h.name)
 			cfg.ACME.HTTP01, cfg.ACME.TLSALPN01 = tc.acme.HTTP01, tc.acme.TLSALPN01
 			m, d := h.open(t, cfg)
 			stop := run(t, m)
-			first := served(t, d, "home.test.example", h.ca.IssuerRoots)
+			first := served(t, d, h.name, h.ca.IssuerRoots)
 			stop()
 			m.Close()
 			if n := h.ca.Orders(); n != 1 {
@@ -94,7 +100,7 @@ func TestACMEIssuesAndRestartsWithoutAuthority(t *testing.T) {
 			requests := h.ca.Requests()
 			again := mustNew(t, cfg) // no Run: what is on disk is served at once
 			d2 := openDoor(t, again.TLSConfig())
-			leaf, err := d2.dial("home.test.example", h.ca.IssuerRoots)
+			leaf, err := d2.dial(h.name, h.ca.IssuerRoots)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -112,12 +118,19 @@ func TestAuthorityDownFailsFastAndRecovers(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, testnet.CAOptions{})
 	h.ca.SetDown(true)
-	cfg := h.config(t.TempDir(), "home.test.example")
+	cfg := h.config(t.TempDir(), h.name)
+	book := &logBook{}
+	cfg.Log = slog.New(slog.NewTextHandler(book, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(book)
+		}
+	})
 	m, d := h.open(t, cfg)
 	run(t, m)
 	eventually(t, "a failed attempt", func() bool { return m.Status()[0].LastError != "" })
 	begun := time.Now()
-	if _, err := d.dial("home.test.example", h.ca.IssuerRoots); err == nil {
+	if _, err := d.dial(h.name, h.ca.IssuerRoots); err == nil {
 		t.Fatal("served without a certificate")
 	}
 	if took := time.Since(begun); took > 5*time.Second {
@@ -134,7 +147,7 @@ func TestAuthorityDownFailsFastAndRecovers(t *testing.T) {
 	if err := m.Apply(cfg); err != nil { // a reload tries at once
 		t.Fatal(err)
 	}
-	served(t, d, "home.test.example", h.ca.IssuerRoots)
+	served(t, d, h.name, h.ca.IssuerRoots)
 	if s := m.Status()[0]; s.State != StateOK || s.LastError != "" {
 		t.Errorf("status after recovery %+v", s)
 	}
@@ -146,13 +159,13 @@ func TestAuthorityDownFailsFastAndRecovers(t *testing.T) {
 func TestCAAOutageIsTold(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, testnet.CAOptions{CheckCAA: true, CAATimeout: 50 * time.Millisecond})
-	h.ca.DNS.SetFault("home.test.example", "CAA", testnet.Drop)
+	h.ca.DNS.SetFault(h.name, "CAA", testnet.Drop)
 	book := &logBook{}
-	cfg := h.config(t.TempDir(), "home.test.example")
+	cfg := h.config(t.TempDir(), h.name)
 	cfg.Log = book.logger()
 	m, _ := h.open(t, cfg)
 	run(t, m)
-	want := "While processing CAA for home.test.example: DNS problem: query timed out looking up CAA for home.test.example"
+	want := "While processing CAA for " + h.name + ": DNS problem: query timed out looking up CAA for " + h.name
 	eventually(t, "a failed attempt", func() bool { return m.Status()[0].LastError != "" })
 	s := m.Status()[0]
 	if s.LastError != want {
@@ -267,14 +280,14 @@ func TestOnDemandFailureIsNotRepeated(t *testing.T) {
 func TestChallengeHandlerAnswersOnlyOpenChallenges(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, testnet.CAOptions{})
-	m := mustNew(t, h.config(t.TempDir(), "home.test.example"))
+	m := mustNew(t, h.config(t.TempDir(), h.name))
 	h.m.Store(m)
 	for _, path := range []string{"/.well-known/acme-challenge/token", "/.well-known/acme-challenge/", "/"} {
 		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+h.http.Addr().String()+path, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		req.Host = "home.test.example"
+		req.Host = h.name
 		resp, err := http.DefaultClient.Do(req)
 		if err != nil {
 			t.Fatal(err)
@@ -290,11 +303,11 @@ func TestExternalAccountBinding(t *testing.T) {
 	t.Parallel()
 	key := "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 	h := newHouse(t, testnet.CAOptions{EAB: map[string]string{"kid-1": key}})
-	cfg := h.config(t.TempDir(), "home.test.example")
+	cfg := h.config(t.TempDir(), h.name)
 	cfg.ACME.EAB = &EAB{KeyID: "kid-1", MACKey: key}
 	m, d := h.open(t, cfg)
 	run(t, m)
-	served(t, d, "home.test.example", h.ca.IssuerRoots)
+	served(t, d, h.name, h.ca.IssuerRoots)
 	if n := h.ca.Accounts(); n != 1 {
 		t.Errorf("accounts %d, want 1", n)
 	}

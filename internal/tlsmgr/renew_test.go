@@ -122,7 +122,7 @@ func TestBlackHoledAuthority(t *testing.T) {
 		}
 		return true
 	})
-	cfg := h.config(t.TempDir(), "home.test.example")
+	cfg := h.config(t.TempDir(), h.name)
 	cfg.Files = []FileCert{{Hosts: []string{"file.example"}, Cert: filepath.Join(cfg.Dir, "c.pem"), Key: filepath.Join(cfg.Dir, "k.pem")}}
 	writePair(t, cfg.Files[0].Cert, cfg.Files[0].Key, "file", time.Now().Add(time.Hour), "file.example")
 	m, d := h.open(t, cfg)
@@ -132,7 +132,7 @@ func TestBlackHoledAuthority(t *testing.T) {
 	if _, err := d.dial("file.example", nil); err != nil {
 		t.Error(err)
 	}
-	if _, err := d.dial("home.test.example", nil); err == nil {
+	if _, err := d.dial(h.name, nil); err == nil {
 		t.Error("served without a certificate")
 	}
 	if took := time.Since(begun); took > 4*time.Second {

@@ -178,7 +178,7 @@ func TestLocalLeaf(t *testing.T) {
 func TestChangeOfIssuerServesTheOldMeanwhile(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, testnet.CAOptions{})
-	cfg := h.config(t.TempDir(), "home.test.example")
+	cfg := h.config(t.TempDir(), h.name)
 	local := cfg
 	local.Issuer = "local"
 	m, d := h.open(t, local)
@@ -186,11 +186,11 @@ func TestChangeOfIssuerServesTheOldMeanwhile(t *testing.T) {
 	if err := m.Apply(cfg); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.dial("home.test.example", localRoots(t, cfg.Dir)); err != nil {
+	if _, err := d.dial(h.name, localRoots(t, cfg.Dir)); err != nil {
 		t.Errorf("the local certificate is gone before there is another: %v", err)
 	}
 	run(t, m)
-	served(t, d, "home.test.example", h.ca.IssuerRoots)
+	served(t, d, h.name, h.ca.IssuerRoots)
 }
 
 func TestAsk(t *testing.T) {
