@@ -265,13 +265,13 @@ func (s *Server) open() int {
 }
 
 func (s *Server) cutAll() int {
-	_ = s.http.Close()
 	s.mu.Lock()
 	left := make([]*clientConn, 0, len(s.conns))
 	for c := range s.conns {
 		left = append(left, c)
 	}
 	s.mu.Unlock()
+	_ = s.http.Close()
 	for _, c := range left {
 		_ = c.Close()
 	}
