@@ -95,15 +95,15 @@ var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return 
 
 // copyBody streams a response body. One of unknown length is flushed at each
 // piece: it may be an event stream.
-func (x *exchange) copyBody(res *http.Response) error {
-	if x.r.Method == http.MethodHead || res.ContentLength == 0 {
+func (m *stdMessage) copyBody(x *exchange, res *http.Response) error {
+	if x.method == http.MethodHead || res.ContentLength == 0 {
 		return nil
 	}
 	buf := copyBuffers.Get().(*[]byte)
 	defer copyBuffers.Put(buf)
-	control := http.NewResponseController(x.w)
+	control := http.NewResponseController(&m.w)
 	flush := res.ContentLength < 0
-	stream := x.r.ProtoMajor == 2 && x.conn.stall > 0 // on h1 the connection's own write deadline serves
+	stream := m.r.ProtoMajor == 2 && x.conn.stall > 0 // on h1 the connection's own write deadline serves
 	var due time.Time
 	for {
 		n, err := res.Body.Read(*buf)
@@ -114,7 +114,7 @@ func (x *exchange) copyBody(res *http.Response) error {
 					_ = control.SetWriteDeadline(due)
 				}
 			}
-			if _, werr := x.w.Write((*buf)[:n]); werr != nil {
+			if _, werr := m.w.Write((*buf)[:n]); werr != nil {
 				return werr
 			}
 			if flush && err == nil {

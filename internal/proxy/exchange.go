@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
-	"sync"
 	"time"
 
 	"postern/internal/guard"
@@ -12,69 +11,87 @@ import (
 	"postern/internal/upstream"
 )
 
-// exchange is one request and its answer. It lives as long as serveHTTP runs
-// and belongs to that goroutine.
+// message is one request and its answer as an HTTP engine carries them. The
+// exchange decides with it and never learns which engine it is.
+type message interface {
+	// field returns the value of a request field by its canonical name, ""
+	// if there is none; the first if there are several.
+	field(name string) string
+	// list returns all values of a request field.
+	list(name string) []string
+	// answer sends a whole answer made here, unless one has begun.
+	answer(x *exchange, a answer)
+	// challenge lets h answer, and reports whether it did.
+	challenge(h func(http.ResponseWriter, *http.Request) bool) bool
+	// forward sends the request to the route's backends and their answer to
+	// the client. It sets x.status, x.sent, x.trace, and x.err, or answers
+	// itself with x.problem.
+	forward(x *exchange, rt *Route)
+	// hangUp ends the exchange without an answer. It may panic with
+	// http.ErrAbortHandler.
+	hangUp(x *exchange)
+}
+
+// answer is an answer made here. The body is nil for none.
+type answer struct {
+	status int
+	fields []textField
+	body   []byte
+}
+
+type textField struct{ name, value string }
+
+// exchange is one request and its answer. It belongs to one goroutine; its
+// texts may live in the engine's buffers and are good until record returns.
 type exchange struct {
 	s    *Server
 	snap *Snapshot
 	conn *clientConn
-	w    *responseWriter
-	r    *http.Request
+	msg  message
 
+	// Facts, set by the engine.
+	method    string
+	rawHost   string // the Host field, or :authority
+	rawTarget string // the request target as sent
+	proto     string // a protocol label: http/1.1, h2 …
+	length    int64  // the declared length of the body; -1: not known, 0: none
+
+	// Facts, set by begin.
 	start   time.Time
 	client  netip.Addr // who asks, after trusted hops
 	trusted bool       // the other end of the connection is a trusted proxy
 	secure  bool       // https, as far as this connection is concerned
 	scheme  string     // as the client sees it: trusted hops may say https
 	host    string     // canonical; "" when it is not a host at all
-	target  string     // the request target's path, as sent
+	path    string     // of the target, as sent
+	query   string     // of the target, as sent, without "?"
 	id      string     // the request id
 
+	// What came of it.
 	site    *Site  // nil: the host is not configured
 	route   *Route // nil: no route
 	verdict string // why it was not forwarded; "" when it was
 	trace   *upstream.Trace
-	body    *clientBody // nil: none, or not forwarded
-	err     error       // what the forwarding met, for the log
-	refused bool        // the connection is closed instead of an answer
+	err     error // what the forwarding met, for the log
+	refused bool  // the connection is closed instead of an answer
+	status  int   // of the final answer; 0: none began
+	sent    int64 // body bytes of the answer
 }
 
-var exchanges = sync.Pool{New: func() any { return &exchange{w: new(responseWriter)} }}
-
-// serveHTTP is the five steps.
-func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	conn, _ := r.Context().Value(clientConnKey{}).(*clientConn)
-	if conn == nil { // not a connection of ours: a mistake in this package
-		panic("proxy: request without a client connection")
-	}
-	x := exchanges.Get().(*exchange)
-	defer x.free()
-	x.begin(s, conn, w, r)
-	conn.requests.Add(1)
-	conn.inFlight.Add(1)
-	defer x.record() // also when a step panics to cut the connection
+// run is the five steps; begin and record are around it in every engine.
+func (x *exchange) run() {
 	if x.admit() && x.find() {
 		x.forward()
 	}
 	if x.refused {
-		x.hangUp()
+		x.msg.hangUp(x)
 	}
 }
 
-func (x *exchange) free() {
-	if x.body != nil {
-		x.body.stop()
-	}
-	*x.w = responseWriter{}
-	*x = exchange{w: x.w}
-	exchanges.Put(x)
-}
-
-// begin gathers the facts.
-func (x *exchange) begin(s *Server, conn *clientConn, w http.ResponseWriter, r *http.Request) {
-	x.s, x.snap, x.conn, x.r = s, s.snap.Load(), conn, r
-	x.start = time.Now()
-	x.w.reset(w)
+// begin gathers the facts an engine does not know.
+func (x *exchange) begin(s *Server, conn *clientConn, msg message, now time.Time) {
+	x.s, x.snap, x.conn, x.msg = s, s.snap.Load(), conn, msg
+	x.start = now
 	x.secure = conn.kind == KindHTTPS
 	x.client = conn.client
 	x.trusted = len(x.snap.Trusted) > 0 && contains(x.snap.Trusted, conn.client)
@@ -83,37 +100,44 @@ func (x *exchange) begin(s *Server, conn *clientConn, w http.ResponseWriter, r *
 		x.scheme = "https"
 	}
 	if x.trusted {
-		x.client = clientBehind(x.snap.Trusted, conn.client, r.Header)
-		if p := r.Header.Get("X-Forwarded-Proto"); p == "http" || p == "https" {
-			x.scheme = p
+		x.client = clientBehind(x.snap.Trusted, conn.client, msg.list("X-Forwarded-For"))
+		if p := msg.field("X-Forwarded-Proto"); p == "http" {
+			x.scheme = "http"
+		} else if p == "https" {
+			x.scheme = "https"
 		}
 	}
 	x.id = x.requestID()
-	x.host, _ = route.CanonicalHost(r.Host)
-	x.target = pathOf(r)
+	x.host, _ = route.CanonicalHost(x.rawHost)
+	x.path, x.query = splitTarget(x.rawTarget)
+	conn.requests.Add(1)
+	conn.inFlight.Add(1)
+	s.metrics.inFlight.Inc()
 }
 
-// pathOf returns the path of the request target as the client sent it.
-func pathOf(r *http.Request) string {
-	t := r.RequestURI
-	if !strings.HasPrefix(t, "/") && r.URL.Scheme != "" { // absolute-form, RFC 9112 section 3.2.2
-		t = t[len(r.URL.Scheme)+len("://"):]
-		if i := strings.IndexAny(t, "/?"); i < 0 {
-			return "/"
-		} else if t = t[i:]; t[0] == '?' {
-			return "/"
+// splitTarget returns the path of a request target as the client sent it, and
+// the query behind it.
+func splitTarget(t string) (path, query string) {
+	if !strings.HasPrefix(t, "/") {
+		if i := strings.Index(t, "://"); i > 0 { // absolute-form, RFC 9112 section 3.2.2
+			t = t[i+len("://"):]
+			i := strings.IndexAny(t, "/?")
+			if i < 0 {
+				return "/", ""
+			}
+			if t = t[i:]; t[0] == '?' {
+				return "/", t[1:]
+			}
 		}
 	}
-	if i := strings.IndexByte(t, '?'); i >= 0 {
-		t = t[:i]
-	}
-	return t
+	path, query, _ = strings.Cut(t, "?")
+	return path, query
 }
 
 // admit judges the request before its route is known.
 func (x *exchange) admit() bool {
-	if !x.secure && x.s.cfg.Challenge != nil && x.isChallenge() {
-		if x.s.cfg.Challenge(x.w, x.r) {
+	if !x.secure && x.s.cfg.Challenge != nil && strings.HasPrefix(x.path, "/.well-known/acme-challenge/") {
+		if x.msg.challenge(x.s.cfg.Challenge) {
 			x.verdict = "acme_challenge"
 			return false
 		}
@@ -122,7 +146,7 @@ func (x *exchange) admit() bool {
 	if v := g.AllowRequest(x.client, x.start); !v.Allowed {
 		return x.refuse("banned", nil)
 	}
-	if signal, bad := g.Shape(x.r.Method, x.r.RequestURI, x.r.Host); bad {
+	if signal, bad := g.Shape(x.method, x.rawTarget, x.rawHost); bad {
 		return x.refuse("bad_shape", &signal)
 	}
 	if x.host == "" {
@@ -132,10 +156,6 @@ func (x *exchange) admit() bool {
 		return false
 	}
 	return x.within(x.snap.Rate)
-}
-
-func (x *exchange) isChallenge() bool {
-	return strings.HasPrefix(x.target, "/.well-known/acme-challenge/")
 }
 
 // within takes one request from a limit and answers 429 when it is used up.
@@ -151,8 +171,8 @@ func (x *exchange) within(rate *Rate) bool {
 	if x.s.cfg.Guard.Mode() != guard.Enforce {
 		return true
 	}
-	setRateHeaders(x.w.Header(), rate.Policy, d)
-	x.problem(http.StatusTooManyRequests, "rate_limited", "Too many requests. Retry after the time given in Retry-After.")
+	x.problem(http.StatusTooManyRequests, "rate_limited", "Too many requests. Retry after the time given in Retry-After.",
+		rateFields(rate.Policy, d)...)
 	return false
 }
 
@@ -166,13 +186,12 @@ func (x *exchange) find() bool {
 	if !x.secure && x.site.HTTP == HTTPOff {
 		return x.refuse("http_off", ptr(guard.UnknownHost))
 	}
-	m := x.snap.Table.Match(si, x.r.Method, x.target)
+	m := x.snap.Table.Match(si, x.method, x.path)
 	switch m.Kind {
 	case route.Matched:
 		x.route = &x.site.Routes[m.Route]
 	case route.MethodNotAllowed:
-		x.w.Header().Set("Allow", m.Allow)
-		x.problem(http.StatusMethodNotAllowed, "method", "The method is not allowed for this path.")
+		x.problem(http.StatusMethodNotAllowed, "method", "The method is not allowed for this path.", textField{"Allow", m.Allow})
 		return false
 	case route.NoRoute:
 		return x.noRoute()
@@ -191,23 +210,15 @@ func (x *exchange) find() bool {
 // noRoute refuses a path no route takes. What browsers ask for by themselves
 // is no sign of a scanner.
 func (x *exchange) noRoute() bool {
-	if unasked(x.target) {
+	if guard.Unasked(x.path) {
 		x.problem(http.StatusNotFound, "no_route", "Nothing is served here.")
 		return false
 	}
 	signal := guard.NoRoute
-	if _, known := guard.ScannerSignature(x.target); known {
+	if _, known := guard.ScannerSignature(x.path); known {
 		signal = guard.Scanner
 	}
 	return x.refuse("no_route", &signal)
-}
-
-func unasked(path string) bool {
-	switch path {
-	case "/favicon.ico", "/robots.txt", "/apple-touch-icon.png", "/apple-touch-icon-precomposed.png", "/sitemap.xml", "/manifest.json", "/ads.txt":
-		return true
-	}
-	return strings.HasPrefix(path, "/.well-known/")
 }
 
 // refuse closes the connection without an answer, scored by signal if one is
@@ -226,18 +237,38 @@ func (x *exchange) refuse(reason string, signal *guard.Signal) bool {
 	return false
 }
 
-// hangUp ends a refused exchange: HTTP/1.1 loses its connection, HTTP/2 its
-// stream, and the connection too once the address is banned.
-func (x *exchange) hangUp() {
-	x.conn.brutal.Store(true)
-	if x.r.ProtoMajor == 2 {
-		if x.s.cfg.Guard.Banned(x.conn.client, time.Now()) {
-			x.conn.abort()
-		} else {
-			x.conn.brutal.Store(false)
-		}
+// forward does what the route says.
+func (x *exchange) forward() {
+	switch rt := x.route; {
+	case rt.Respond != nil:
+		x.respond(rt.Respond)
+	case rt.Redirect != nil:
+		x.redirect(rt)
+	default:
+		x.msg.forward(x, rt)
 	}
-	panic(http.ErrAbortHandler)
+}
+
+// outgoingTarget is the request target for the backend. It answers the client
+// and returns false when the route's prefix cannot be taken off.
+func (x *exchange) outgoingTarget(rt *Route) (path string, ok bool) {
+	if rt.StripPrefix == "" {
+		return x.path, true
+	}
+	path, ok = route.StripPrefix(x.path, rt.StripPrefix)
+	if !ok {
+		x.problem(http.StatusBadRequest, "bad_path", "The path can be read in more than one way.")
+	}
+	return path, ok
+}
+
+// tooLarge answers a body that is declared larger than the route takes.
+func (x *exchange) tooLarge(rt *Route) bool {
+	if rt.MaxBody <= 0 || x.length <= rt.MaxBody {
+		return false
+	}
+	x.problem(http.StatusRequestEntityTooLarge, "body_too_large", "The request body is larger than allowed here.")
+	return true
 }
 
 func ptr[T any](v T) *T { return &v }

@@ -3,7 +3,6 @@ package proxy
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"net/http"
 	"net/netip"
 	"strconv"
 	"strings"
@@ -11,12 +10,11 @@ import (
 )
 
 // clientBehind returns the client a trusted proxy speaks for: the last
-// address of X-Forwarded-For that is not itself a trusted proxy. peer is who
-// sent the request; a list that cannot be read ends the search there, since
+// address of X-Forwarded-For, given as values, that is not itself a trusted proxy. peer
+// is who sent the request; a list that cannot be read ends the search there, since
 // what stands before it may be the client's invention.
-func clientBehind(trusted []netip.Prefix, peer netip.Addr, h http.Header) netip.Addr {
+func clientBehind(trusted []netip.Prefix, peer netip.Addr, values []string) netip.Addr {
 	client := peer
-	values := h["X-Forwarded-For"]
 	for i := len(values) - 1; i >= 0; i-- {
 		rest := values[i]
 		for rest != "" {
@@ -77,7 +75,7 @@ func (g requestIDs) next() string {
 // requestID keeps the id a trusted hop gave, and makes one otherwise.
 func (x *exchange) requestID() string {
 	if x.trusted {
-		if id := x.r.Header.Get("X-Request-Id"); validID(id) {
+		if id := x.msg.field("X-Request-Id"); validID(id) {
 			return id
 		}
 	}

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
@@ -12,65 +11,47 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
-	"postern/internal/route"
 	"postern/internal/upstream"
 )
 
-// forward does what the route says. It is the only step that knows the HTTP
-// engine.
-func (x *exchange) forward() {
-	switch rt := x.route; {
-	case rt.Respond != nil:
-		x.respond(rt.Respond)
-	case rt.Redirect != nil:
-		x.redirect(rt)
-	default:
-		x.toUpstream()
-	}
-}
-
 // toUpstream sends the request to a backend and its answer to the client.
-func (x *exchange) toUpstream() {
-	out, ok := x.outgoing()
-	if !ok {
-		return
-	}
-	ctx, cancel := context.WithCancel(x.r.Context())
+func (m *stdMessage) toUpstream(x *exchange, rt *Route, out *http.Request) {
+	ctx, cancel := context.WithCancel(m.r.Context())
 	defer cancel()
-	hints := &earlyHints{w: x.w}
+	hints := &earlyHints{w: &m.w}
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: hints.pass})
-	x.trace = new(upstream.Trace) // not part of the pooled exchange: the transport may write to it late
+	x.trace = newTrace()
 	out = out.WithContext(upstream.WithTrace(ctx, x.trace))
 
-	res, err := x.route.Upstream.RoundTrip(out)
+	res, err := rt.Upstream.RoundTrip(out)
 	hints.stop()
 	if err != nil {
-		x.upstreamFailed(err)
+		if x.upstreamFailed(err, m.r.Context().Err() != nil) {
+			panic(http.ErrAbortHandler)
+		}
 		return
 	}
 	defer res.Body.Close()
 	if res.StatusCode == http.StatusSwitchingProtocols {
-		x.upgrade(out, res)
+		m.upgrade(x, out, res)
 		return
 	}
-	x.answer(res)
+	m.pass(x, res)
 }
 
 // outgoing builds the backend's request. It answers the client and returns
 // false when there is nothing to send.
-func (x *exchange) outgoing() (*http.Request, bool) {
-	r, rt := x.r, x.route
-	target := x.target
-	if rt.StripPrefix != "" {
-		stripped, ok := route.StripPrefix(target, rt.StripPrefix)
-		if !ok {
-			x.problem(http.StatusBadRequest, "bad_path", "The path can be read in more than one way.")
-			return nil, false
-		}
-		target = stripped
+func (m *stdMessage) outgoing(x *exchange, rt *Route) (*http.Request, bool) {
+	r := m.r
+	if x.tooLarge(rt) {
+		return nil, false
+	}
+	target, ok := x.outgoingTarget(rt)
+	if !ok {
+		return nil, false
 	}
 	if r.URL.RawQuery != "" || r.URL.ForceQuery {
-		target += "?" + r.URL.RawQuery
+		target += "?" + x.query
 	}
 	out := &http.Request{
 		Method: r.Method, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -81,11 +62,9 @@ func (x *exchange) outgoing() (*http.Request, bool) {
 		x.problem(http.StatusBadRequest, "bad_path", "The request target is not valid.")
 		return nil, false
 	}
-	body, ok := x.requestBody()
-	if !ok {
-		return nil, false
+	if b := m.requestBody(x, rt); b != nil {
+		out.Body = b
 	}
-	out.Body = body
 
 	upgrade := ""
 	if r.ProtoMajor == 1 {
@@ -101,44 +80,38 @@ func (x *exchange) outgoing() (*http.Request, bool) {
 	if trailers {
 		out.Header["Te"] = []string{"trailers"}
 	}
-	x.setForwarding(out.Header)
+	m.setForwarding(x, out.Header)
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // or net/http would name itself
 	}
 	return out, true
 }
 
-// requestBody bounds the body by size and by progress.
-func (x *exchange) requestBody() (io.ReadCloser, bool) {
-	r := x.r
+// requestBody bounds the body by size and by progress; nil: there is none.
+func (m *stdMessage) requestBody(x *exchange, rt *Route) *clientBody {
+	r := m.r
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
-		return nil, true
-	}
-	limit := x.route.MaxBody
-	if limit > 0 && r.ContentLength > limit {
-		x.problem(http.StatusRequestEntityTooLarge, "body_too_large", "The request body is larger than allowed here.")
-		return nil, false
+		return nil
 	}
 	stall := x.snap.Limits.Stall
-	if strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-		stall = 0 // a stream of messages may rest as long as it likes
+	if isGRPC(r.Header.Get("Content-Type")) {
+		stall = 0
 	}
-	b := &clientBody{body: r.Body, left: limit, bounded: limit > 0, stall: stall}
+	m.body = &clientBody{body: r.Body, left: rt.MaxBody, bounded: rt.MaxBody > 0, stall: stall}
 	if stall > 0 {
-		b.control = http.NewResponseController(x.w.ResponseWriter)
+		m.body.control = http.NewResponseController(m.w.ResponseWriter)
 	}
-	x.body = b
-	return b, true
+	return m.body
 }
 
-// answer sends a backend's response to the client.
-func (x *exchange) answer(res *http.Response) {
-	h := x.w.Header()
+// pass sends a backend's response to the client.
+func (m *stdMessage) pass(x *exchange, res *http.Response) {
+	h := m.w.Header()
 	removeHopByHop(res.Header)
 	for field, values := range res.Header {
 		h[field] = values
 	}
-	x.ownFields(h)
+	m.ownFields(x, h)
 	announced := len(res.Trailer)
 	if announced > 0 {
 		names := make([]string, 0, announced)
@@ -147,23 +120,23 @@ func (x *exchange) answer(res *http.Response) {
 		}
 		h["Trailer"] = []string{strings.Join(names, ", ")}
 	}
-	x.w.WriteHeader(res.StatusCode)
+	m.w.WriteHeader(res.StatusCode)
 	if res.ContentLength < 0 {
-		_ = http.NewResponseController(x.w).Flush() // a stream's head is news too; a lost client shows at the next write
+		_ = http.NewResponseController(&m.w).Flush() // a stream's head is news too; a lost client shows at the next write
 	}
-	if err := x.copyBody(res); err != nil {
+	if err := m.copyBody(x, res); err != nil {
 		x.err = err
 		x.verdict = "broken_response"
-		if x.r.Context().Err() != nil {
+		if m.r.Context().Err() != nil {
 			x.verdict = "client_gone"
 		}
 		panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
 	}
-	x.trailers(h, res.Trailer, announced)
+	m.trailers(h, res.Trailer, announced)
 }
 
 // ownFields adds what postern says of itself to any answer.
-func (x *exchange) ownFields(h http.Header) {
+func (m *stdMessage) ownFields(x *exchange, h http.Header) {
 	h["X-Request-Id"] = []string{x.id}
 	if x.site != nil && x.site.HSTS != "" && x.secure {
 		if _, set := h["Strict-Transport-Security"]; !set {
@@ -174,11 +147,11 @@ func (x *exchange) ownFields(h http.Header) {
 
 // trailers sends the trailer fields; those that were not announced need a
 // prefix for net/http.
-func (x *exchange) trailers(h, trailer http.Header, announced int) {
+func (m *stdMessage) trailers(h, trailer http.Header, announced int) {
 	if len(trailer) == 0 {
 		return
 	}
-	_ = http.NewResponseController(x.w).Flush() // so that the body is chunked, however short
+	_ = http.NewResponseController(&m.w).Flush() // so that the body is chunked, however short
 	prefix := ""
 	if len(trailer) != announced {
 		prefix = http.TrailerPrefix
@@ -188,32 +161,33 @@ func (x *exchange) trailers(h, trailer http.Header, announced int) {
 	}
 }
 
-// upstreamFailed turns what went wrong behind us into 502, 503 or 504.
-func (x *exchange) upstreamFailed(err error) {
+// upstreamFailed turns what went wrong behind us into 502, 503 or 504. It
+// reports whether the client is gone, so that there is nobody to answer.
+func (x *exchange) upstreamFailed(err error, clientGone bool) (gone bool) {
 	x.err = err
 	class := upstream.Class(err)
 	if tooLarge, ok := errors.AsType[*bodyTooLargeError](err); ok {
 		x.problem(http.StatusRequestEntityTooLarge, "body_too_large", tooLarge.Error())
-		return
+		return false
 	}
 	if stalled, ok := errors.AsType[*bodyStalledError](err); ok {
 		x.problem(http.StatusRequestTimeout, "body_stalled", stalled.Error())
-		return
+		return false
 	}
-	if x.r.Context().Err() != nil {
+	if clientGone {
 		x.verdict = "client_gone"
-		panic(http.ErrAbortHandler)
+		return true
 	}
 	down, isDown := errors.AsType[*upstream.DownError](err)
 	switch {
 	case isDown:
-		x.w.Header().Set("Retry-After", retryAfter(down.RetryAfter))
-		x.problem(http.StatusServiceUnavailable, class, "The application behind this address is down.")
+		x.problem(http.StatusServiceUnavailable, class, "The application behind this address is down.", textField{"Retry-After", retryAfter(down.RetryAfter)})
 	case isTimeout(err):
 		x.problem(http.StatusGatewayTimeout, class, "The application behind this address did not answer in time.")
 	default:
 		x.problem(http.StatusBadGateway, class, "The application behind this address could not be reached.")
 	}
+	return false
 }
 
 // earlyHints passes informational responses on (RFC 9110 section 15.2), until

@@ -92,30 +92,31 @@ func upgradeOf(h http.Header) string {
 	return h.Get("Upgrade")
 }
 
-// setForwarding tells the backend who asked and how.
-func (x *exchange) setForwarding(h http.Header) {
-	client := x.conn.client.String()
-	if x.trusted {
-		if prior := h["X-Forwarded-For"]; len(prior) > 0 {
-			h["X-Forwarded-For"] = []string{strings.Join(prior, ", ") + ", " + client}
-		} else {
-			h["X-Forwarded-For"] = []string{client}
-		}
-		if h.Get("X-Forwarded-Host") == "" {
-			h["X-Forwarded-Host"] = []string{x.r.Host}
-		}
-	} else {
-		h["X-Forwarded-For"] = []string{client}
-		h["X-Forwarded-Host"] = []string{x.r.Host}
+// forwarding is what a backend is told about who asked and how.
+type forwarding struct {
+	client    string // the client's address
+	chain     string // X-Forwarded-For
+	host      string // X-Forwarded-Host
+	forwarded string // Forwarded
+}
+
+func (x *exchange) forwarding() forwarding {
+	peer := x.conn.client.String()
+	f := forwarding{client: peer, chain: peer, host: x.rawHost, forwarded: forwardedElement(x.conn.client, x.rawHost, x.scheme)}
+	if !x.trusted {
+		return f
 	}
-	h["X-Forwarded-Proto"] = []string{x.scheme}
-	h["X-Real-Ip"] = []string{x.client.String()}
-	h["X-Request-Id"] = []string{x.id}
-	element := forwardedElement(x.conn.client, x.r.Host, x.scheme)
-	if prior := h["Forwarded"]; x.trusted && len(prior) > 0 {
-		element = strings.Join(prior, ", ") + ", " + element
+	f.client = x.client.String()
+	if prior := x.msg.list("X-Forwarded-For"); len(prior) > 0 {
+		f.chain = strings.Join(prior, ", ") + ", " + peer
 	}
-	h["Forwarded"] = []string{element}
+	if prior := x.msg.field("X-Forwarded-Host"); prior != "" {
+		f.host = prior
+	}
+	if prior := x.msg.list("Forwarded"); len(prior) > 0 {
+		f.forwarded = strings.Join(prior, ", ") + ", " + f.forwarded
+	}
+	return f
 }
 
 // forwardedElement is one element of Forwarded (RFC 7239 section 4).

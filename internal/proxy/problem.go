@@ -31,21 +31,15 @@ func problemBody(status int, reason, detail, id string) []byte {
 
 // problem answers with a problem document made here. reason becomes the
 // verdict of the access line.
-func (x *exchange) problem(status int, reason, detail string) {
+func (x *exchange) problem(status int, reason, detail string, more ...textField) {
 	x.verdict = reason
-	if x.w.wroteHeader {
-		return // too late for an answer
-	}
-	h := x.w.Header()
-	h.Set("Content-Type", "application/problem+json")
-	h.Set("Cache-Control", "no-store")
-	h.Set("X-Request-Id", x.id)
-	body := problemBody(status, reason, detail, x.id)
-	h.Set("Content-Length", strconv.Itoa(len(body)))
-	x.w.WriteHeader(status)
-	if x.r.Method != http.MethodHead {
-		_, _ = x.w.Write(body) // the client may be gone; the access line says so
-	}
+	x.msg.answer(x, answer{
+		status: status,
+		fields: append([]textField{
+			{"Content-Type", "application/problem+json"}, {"Cache-Control", "no-store"}, {"X-Request-Id", x.id},
+		}, more...),
+		body: problemBody(status, reason, detail, x.id),
+	})
 }
 
 // rawProblem is a whole HTTP/1.1 answer for a connection that net/http must
@@ -56,13 +50,14 @@ func rawProblem(status int, reason, id string) []byte {
 		status, http.StatusText(status), len(body), id, body)
 }
 
-// setRateHeaders adds RateLimit, RateLimit-Policy
-// (draft-ietf-httpapi-ratelimit-headers) and Retry-After (RFC 9110 section
-// 10.2.3).
-func setRateHeaders(h http.Header, policy string, d guard.Decision) {
-	h.Set("RateLimit-Policy", string(d.AppendPolicy(nil, policy)))
-	h.Set("RateLimit", string(d.AppendState(nil, policy)))
-	h.Set("Retry-After", string(d.AppendRetryAfter(nil)))
+// rateFields are RateLimit, RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers)
+// and Retry-After (RFC 9110 section 10.2.3).
+func rateFields(policy string, d guard.Decision) []textField {
+	return []textField{
+		{"RateLimit-Policy", string(d.AppendPolicy(nil, policy))},
+		{"RateLimit", string(d.AppendState(nil, policy))},
+		{"Retry-After", string(d.AppendRetryAfter(nil))},
+	}
 }
 
 // retryAfter is whole seconds, at least one.

@@ -16,6 +16,7 @@ const (
 // cuts the connection, which goes on.
 func (x *exchange) record() {
 	x.conn.inFlight.Add(-1)
+	x.s.metrics.inFlight.Dec()
 	took := time.Since(x.start)
 	site, rt := noSite, noRoute
 	if x.site != nil {
@@ -25,17 +26,17 @@ func (x *exchange) record() {
 		rt = x.route.Name
 	}
 	m := x.s.metrics
-	m.requests.WithLabelValues(site, rt, statusClass(x.w.status), protoLabel(x.r.ProtoMajor, x.r.ProtoMinor)).Inc()
+	m.requests.WithLabelValues(site, rt, statusClass(x.status), x.proto).Inc()
 	if x.route != nil {
 		m.duration.WithLabelValues(site, rt).Observe(took.Seconds())
 	}
 	if x.trace != nil && x.trace.FirstByte > 0 {
 		m.upstreamTime.WithLabelValues(site, rt).Observe(x.trace.FirstByte.Seconds())
 	}
-	if x.r.ContentLength > 0 {
-		m.reqBytes.WithLabelValues(site).Add(float64(x.r.ContentLength))
+	if x.length > 0 {
+		m.reqBytes.WithLabelValues(site).Add(float64(x.length))
 	}
-	m.respBytes.WithLabelValues(site).Add(float64(x.w.bytes))
+	m.respBytes.WithLabelValues(site).Add(float64(x.sent))
 	if x.verdict != "" {
 		m.verdicts.WithLabelValues(x.verdict).Inc()
 	}
@@ -50,23 +51,23 @@ func (x *exchange) accessLine(site, rt string, took time.Duration) {
 	attrs := make([]slog.Attr, 0, 20)
 	attrs = append(attrs,
 		slog.String("client", x.client.String()),
-		slog.String("method", bounded(x.r.Method)),
-		slog.String("host", bounded(x.r.Host)),
-		slog.String("path", bounded(x.target)),
-		slog.String("proto", protoLabel(x.r.ProtoMajor, x.r.ProtoMinor)),
+		slog.String("method", bounded(x.method)),
+		slog.String("host", bounded(x.rawHost)),
+		slog.String("path", bounded(x.path)),
+		slog.String("proto", x.proto),
 		slog.Bool("tls", x.secure),
-		slog.Int("status", x.w.status),
-		slog.Int64("bytes_in", max(x.r.ContentLength, 0)),
-		slog.Int64("bytes_out", x.w.bytes),
+		slog.Int("status", x.status),
+		slog.Int64("bytes_in", max(x.length, 0)),
+		slog.Int64("bytes_out", x.sent),
 		slog.Float64("duration_ms", ms(took)),
 		slog.String("site", site),
 		slog.String("route", rt),
 		slog.String("request_id", x.id),
 	)
-	if x.snap.LogQuery && x.r.URL.RawQuery != "" {
-		attrs = append(attrs, slog.String("query", bounded(x.r.URL.RawQuery)))
+	if x.snap.LogQuery && x.query != "" {
+		attrs = append(attrs, slog.String("query", bounded(x.query)))
 	}
-	if ua := x.r.UserAgent(); ua != "" {
+	if ua := x.msg.field("User-Agent"); ua != "" {
 		attrs = append(attrs, slog.String("user_agent", bounded(ua)))
 	}
 	if x.verdict != "" {
@@ -78,7 +79,7 @@ func (x *exchange) accessLine(site, rt string, took time.Duration) {
 	if x.err != nil {
 		attrs = append(attrs, slog.String("err", x.err.Error()))
 	}
-	x.snap.Access.LogAttrs(context.WithoutCancel(x.r.Context()), slog.LevelInfo, "request", attrs...)
+	x.snap.Access.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
 }
 
 // bounded cuts what a stranger sent to a length a log line bears.

@@ -1,7 +1,6 @@
 package proxy
 
 import (
-	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -12,18 +11,24 @@ import (
 
 // respond answers with the route's own text.
 func (x *exchange) respond(a *Respond) {
-	h := x.w.Header()
-	x.ownFields(h)
-	if a.Body != "" || a.Type != "" {
-		h.Set("Content-Type", a.Type)
+	fields := x.ownTexts()
+	if a.Body != "" {
+		fields = append(fields, textField{"Content-Type", a.Type})
 	}
+	var body []byte
 	if bodyAllowed(a.Status) {
-		h.Set("Content-Length", strconv.Itoa(len(a.Body)))
+		body = []byte(a.Body)
 	}
-	x.w.WriteHeader(a.Status)
-	if x.r.Method != http.MethodHead && bodyAllowed(a.Status) {
-		_, _ = io.WriteString(x.w, a.Body) // a lost client shows in the access line
+	x.msg.answer(x, answer{status: a.Status, fields: fields, body: body})
+}
+
+// ownTexts are the fields postern adds to any answer.
+func (x *exchange) ownTexts() []textField {
+	fields := []textField{{"X-Request-Id", x.id}}
+	if x.site != nil && x.site.HSTS != "" && x.secure {
+		fields = append(fields, textField{"Strict-Transport-Security", x.site.HSTS})
 	}
+	return fields
 }
 
 // bodyAllowed follows RFC 9110 sections 15.3.5 and 15.4.5.
@@ -35,15 +40,15 @@ func bodyAllowed(status int) bool {
 func (x *exchange) redirect(rt *Route) {
 	to := rt.Redirect.To
 	if base, ok := strings.CutSuffix(to, "*"); ok {
-		rest, ok := route.Rest(x.target, rt.Pattern)
+		rest, ok := route.Rest(x.path, rt.Pattern)
 		if !ok || !staysBelow(base, rest) {
 			x.problem(http.StatusBadRequest, "bad_path", "The path can be read in more than one way.")
 			return
 		}
 		to = base + rest
 	}
-	if q := x.r.URL.RawQuery; q != "" && !strings.Contains(to, "?") {
-		to += "?" + q
+	if x.query != "" && !strings.Contains(to, "?") {
+		to += "?" + x.query
 	}
 	x.location(to, rt.Redirect.Status)
 }
@@ -69,14 +74,14 @@ func staysBelow(base, rest string) bool {
 // refused, for many clients turn a redirected POST into a GET and lose its
 // body, and all have already sent it in the clear.
 func (x *exchange) toHTTPS() {
-	if x.r.Method != http.MethodGet && x.r.Method != http.MethodHead {
+	if x.method != http.MethodGet && x.method != http.MethodHead {
 		x.problem(http.StatusForbidden, "https_only", "Send this request to https.")
 		return
 	}
 	x.verdict = "to_https"
-	to := "https://" + x.httpsAuthority() + x.target
-	if x.r.URL.RawQuery != "" {
-		to += "?" + x.r.URL.RawQuery
+	to := "https://" + x.httpsAuthority() + x.path
+	if x.query != "" {
+		to += "?" + x.query
 	}
 	x.location(to, http.StatusPermanentRedirect)
 }
@@ -89,16 +94,12 @@ func (x *exchange) httpsAuthority() string {
 	if strings.Contains(host, ":") {
 		host = "[" + strings.Trim(host, "[]") + "]"
 	}
-	if _, port, err := net.SplitHostPort(x.r.Host); err == nil && port != "" && x.snap.HTTPSPort != 0 && x.snap.HTTPSPort != 443 {
+	if _, port, err := net.SplitHostPort(x.rawHost); err == nil && port != "" && x.snap.HTTPSPort != 0 && x.snap.HTTPSPort != 443 {
 		return host + ":" + strconv.Itoa(x.snap.HTTPSPort)
 	}
 	return host
 }
 
 func (x *exchange) location(to string, status int) {
-	h := x.w.Header()
-	x.ownFields(h)
-	h.Set("Location", to)
-	h.Set("Content-Length", "0")
-	x.w.WriteHeader(status)
+	x.msg.answer(x, answer{status: status, fields: append(x.ownTexts(), textField{"Location", to})})
 }

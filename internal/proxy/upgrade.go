@@ -12,7 +12,7 @@ import (
 
 // upgrade turns the exchange into a tunnel after the backend said 101 (RFC
 // 9110 section 7.8). It returns when both directions are over.
-func (x *exchange) upgrade(out *http.Request, res *http.Response) {
+func (m *stdMessage) upgrade(x *exchange, out *http.Request, res *http.Response) {
 	asked, got := out.Header.Get("Upgrade"), res.Header.Get("Upgrade")
 	if asked == "" || !strings.EqualFold(asked, got) {
 		x.problem(http.StatusBadGateway, "bad_upgrade", "The application switched to a protocol nobody asked for.")
@@ -24,7 +24,7 @@ func (x *exchange) upgrade(out *http.Request, res *http.Response) {
 		return
 	}
 	defer backend.Close()
-	client, buffered, err := http.NewResponseController(x.w).Hijack()
+	client, buffered, err := http.NewResponseController(&m.w).Hijack()
 	if err != nil {
 		x.err = err
 		x.problem(http.StatusBadGateway, "bad_upgrade", "This connection does not take an upgrade.")
@@ -35,15 +35,15 @@ func (x *exchange) upgrade(out *http.Request, res *http.Response) {
 		h.follow.Opaque()
 	}
 	removeHopByHop(res.Header)
-	x.ownFields(res.Header)
+	m.ownFields(x, res.Header)
 	res.Header["Connection"] = []string{"Upgrade"}
 	res.Header["Upgrade"] = []string{got}
-	x.w.status, x.w.wroteHeader = res.StatusCode, true
+	m.w.status, m.w.wroteHeader = res.StatusCode, true
 	if err := writeSwitch(buffered.Writer, res); err != nil {
 		x.err, x.verdict = err, "client_gone"
 		return
 	}
-	x.tunnel(client, buffered.Reader, backend)
+	m.w.bytes = x.s.tunnel(client, io.MultiReader(take(buffered.Reader), client), backend)
 }
 
 func writeSwitch(w *bufio.Writer, res *http.Response) error {
@@ -62,9 +62,9 @@ func writeSwitch(w *bufio.Writer, res *http.Response) error {
 // tunnel copies both ways. A side that ends its direction is told to the
 // other as a half-close where the connection knows one; the tunnel is over
 // when both have ended, or one has failed.
-func (x *exchange) tunnel(client net.Conn, buffered *bufio.Reader, backend io.ReadWriteCloser) {
-	x.s.metrics.tunnels.Inc()
-	defer x.s.metrics.tunnels.Dec()
+func (s *Server) tunnel(client net.Conn, fromClient io.Reader, backend io.ReadWriteCloser) (sent int64) {
+	s.metrics.tunnels.Inc()
+	defer s.metrics.tunnels.Dec()
 	var both sync.WaitGroup
 	half := func(dst any, copied error) {
 		if copied != nil || !closeWrite(dst) { // broken, or no half-close: the other direction ends too
@@ -73,13 +73,13 @@ func (x *exchange) tunnel(client net.Conn, buffered *bufio.Reader, backend io.Re
 		}
 	}
 	both.Go(func() { // ends with the connections; waited for below
-		_, err := io.Copy(backend, io.MultiReader(take(buffered), client))
+		_, err := io.Copy(backend, fromClient)
 		half(backend, err)
 	})
 	n, err := io.Copy(client, backend)
-	x.w.bytes += n
 	half(client, err)
 	both.Wait()
+	return n
 }
 
 // take returns what net/http had already read.

@@ -1,0 +1,116 @@
+package proxy
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"postern/internal/upstream"
+)
+
+// stdMessage is a request that comes as net/http has it: of HTTP/2, and of
+// HTTP/1.1 where a route needs net/http's types.
+type stdMessage struct {
+	x    exchange
+	w    responseWriter
+	r    *http.Request
+	body *clientBody // nil: none, or not forwarded
+}
+
+var stdMessages = sync.Pool{New: func() any { return new(stdMessage) }}
+
+// serveHTTP carries a request of net/http through the five steps.
+func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
+	conn, _ := r.Context().Value(clientConnKey{}).(*clientConn)
+	if conn == nil { // not a connection of ours: a mistake in this package
+		panic("proxy: request without a client connection")
+	}
+	m := stdMessages.Get().(*stdMessage)
+	defer m.free()
+	m.w.reset(w)
+	m.r = r
+	x := &m.x
+	x.method, x.rawHost, x.rawTarget, x.length = r.Method, r.Host, r.RequestURI, r.ContentLength
+	x.proto = protoLabel(r.ProtoMajor, r.ProtoMinor)
+	x.begin(s, conn, m, time.Now())
+	defer x.record() // also when a step panics to cut the connection
+	x.run()
+}
+
+func (m *stdMessage) free() {
+	if m.body != nil {
+		m.body.stop()
+	}
+	*m = stdMessage{}
+	stdMessages.Put(m)
+}
+
+func (m *stdMessage) field(name string) string  { return m.r.Header.Get(name) }
+func (m *stdMessage) list(name string) []string { return m.r.Header[name] }
+
+func (m *stdMessage) challenge(h func(http.ResponseWriter, *http.Request) bool) bool {
+	done := h(&m.w, m.r)
+	m.x.status, m.x.sent = m.w.status, m.w.bytes
+	return done
+}
+
+func (m *stdMessage) answer(x *exchange, a answer) {
+	if m.w.wroteHeader {
+		return // too late for an answer
+	}
+	h := m.w.Header()
+	for _, f := range a.fields {
+		h[f.name] = []string{f.value}
+	}
+	if bodyAllowed(a.status) {
+		h["Content-Length"] = []string{strconv.Itoa(len(a.body))}
+	}
+	m.w.WriteHeader(a.status)
+	if x.method != http.MethodHead && len(a.body) > 0 {
+		_, _ = m.w.Write(a.body) // the client may be gone; the access line says so
+	}
+	x.status, x.sent = m.w.status, m.w.bytes
+}
+
+// hangUp ends a refused exchange: HTTP/1.1 loses its connection, HTTP/2 its
+// stream, and the connection too once the address is banned.
+func (m *stdMessage) hangUp(x *exchange) {
+	if m.r.ProtoMajor != 2 {
+		x.conn.brutal.Store(true)
+	} else if x.s.cfg.Guard.Banned(x.conn.client, time.Now()) {
+		x.conn.abort()
+	}
+	panic(http.ErrAbortHandler)
+}
+
+// forward sends the request to a backend by net/http's types.
+func (m *stdMessage) forward(x *exchange, rt *Route) {
+	defer func() { x.status, x.sent = m.w.status, m.w.bytes }()
+	out, ok := m.outgoing(x, rt)
+	if !ok {
+		return
+	}
+	m.toUpstream(x, rt, out)
+}
+
+// removeFields and setFields are what a request's header loses and gets on
+// its way to a backend.
+func (m *stdMessage) setForwarding(x *exchange, h http.Header) {
+	f := x.forwarding()
+	h["X-Forwarded-For"] = []string{f.chain}
+	h["X-Forwarded-Host"] = []string{f.host}
+	h["X-Forwarded-Proto"] = []string{x.scheme}
+	h["X-Real-Ip"] = []string{f.client}
+	h["X-Request-Id"] = []string{x.id}
+	h["Forwarded"] = []string{f.forwarded}
+}
+
+// trace is what upstream fills in; not part of a pooled value, for the
+// transport may write to it late.
+func newTrace() *upstream.Trace { return new(upstream.Trace) }
+
+// isGRPC reports whether a content type is gRPC's: its streams rest as long as
+// they like.
+func isGRPC(contentType string) bool { return strings.HasPrefix(contentType, "application/grpc") }
