@@ -45,6 +45,9 @@ type clientConn struct {
 	writeLimit atomic.Int64 // the write deadline now set, Unix nanoseconds
 	stall      time.Duration
 
+	state atomic.Int32 // of an HTTP/1.1 connection: connBusy, connResting or connEnded
+	text  string       // client in text; used by the serving goroutine
+
 	closeOnce sync.Once
 	closeErr  error
 }
@@ -147,6 +150,14 @@ func (c *clientConn) rememberWrite(t time.Time) {
 	c.writeLimit.Store(t.UnixNano())
 }
 
+// clientText is the client's address in text.
+func (c *clientConn) clientText() string {
+	if c.text == "" {
+		c.text = c.client.String()
+	}
+	return c.text
+}
+
 // CloseWrite ends our direction, so that the client reads the answer before
 // the connection goes.
 func (c *clientConn) CloseWrite() error {
@@ -214,7 +225,7 @@ type http1Conn struct {
 
 func newHTTP1Conn(nc net.Conn, c *clientConn) *http1Conn {
 	h := &http1Conn{Conn: nc, client: c}
-	h.follow.Limits.Head = c.srv.http.MaxHeaderBytes
+	h.follow.Limits.Head = c.srv.headLimit
 	return h
 }
 
@@ -249,18 +260,23 @@ func (h *http1Conn) violation(err error) {
 	c := h.client
 	status, reason := 400, "malformed"
 	if se, ok := errors.AsType[*http1.SyntaxError](err); ok {
-		status, reason = se.Reason.Status(), se.Reason.String()
+		status, reason = se.Status, se.Reason.String()
 	}
-	c.srv.metrics.malformed.WithLabelValues(reason).Inc()
-	c.srv.log.Debug("malformed request", "client", c.client, "reason", reason)
-	if !c.judged.Swap(true) {
-		c.srv.cfg.Guard.Observe(c.client, guard.Malformed, time.Now())
-	}
+	c.srv.noteMalformed(c, reason)
 	if c.inFlight.Load() > 0 {
 		return
 	}
 	_, _ = h.Conn.Write(rawProblem(status, reason, c.srv.ids.next()))
 	h.mute.Store(true)
+}
+
+// noteMalformed counts and scores a request that RFC 9112 forbids.
+func (s *Server) noteMalformed(c *clientConn, reason string) {
+	s.metrics.malformed.WithLabelValues(reason).Inc()
+	s.log.Debug("malformed request", "client", c.client, "reason", reason)
+	if !c.judged.Swap(true) {
+		s.cfg.Guard.Observe(c.client, guard.Malformed, time.Now())
+	}
 }
 
 // Write drops what net/http says after the connection was answered here.

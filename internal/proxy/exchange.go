@@ -53,8 +53,8 @@ type exchange struct {
 	method    string
 	rawHost   string // the Host field, or :authority
 	rawTarget string // the request target as sent
-	proto     string // a protocol label: http/1.1, h2 …
-	length    int64  // the declared length of the body; -1: not known, 0: none
+	proto     proto
+	length    int64 // the declared length of the body; -1: not known, 0: none
 
 	// Facts, set by begin.
 	start   time.Time
@@ -88,8 +88,9 @@ func (x *exchange) run() {
 	}
 }
 
-// begin gathers the facts an engine does not know.
-func (x *exchange) begin(s *Server, conn *clientConn, msg message, now time.Time) {
+// begin gathers the facts an engine does not know. id is room for the request
+// id; nil if the id must outlive the exchange.
+func (x *exchange) begin(s *Server, conn *clientConn, msg message, now time.Time, id []byte) {
 	x.s, x.snap, x.conn, x.msg = s, s.snap.Load(), conn, msg
 	x.start = now
 	x.secure = conn.kind == KindHTTPS
@@ -107,7 +108,7 @@ func (x *exchange) begin(s *Server, conn *clientConn, msg message, now time.Time
 			x.scheme = "https"
 		}
 	}
-	x.id = x.requestID()
+	x.id = x.requestID(id)
 	x.host, _ = route.CanonicalHost(x.rawHost)
 	x.path, x.query = splitTarget(x.rawTarget)
 	conn.requests.Add(1)

@@ -66,20 +66,21 @@ func newRequestIDs() requestIDs {
 	return requestIDs{prefix: hex.EncodeToString(b[:]) + "-", count: new(atomic.Uint64)}
 }
 
-func (g requestIDs) next() string {
-	var buf [32]byte
-	b := append(buf[:0], g.prefix...)
-	return string(strconv.AppendUint(b, g.count.Add(1), 36))
+func (g requestIDs) next() string { return text(g.append(nil)) }
+
+func (g requestIDs) append(b []byte) []byte {
+	b = append(b, g.prefix...)
+	return strconv.AppendUint(b, g.count.Add(1), 36)
 }
 
 // requestID keeps the id a trusted hop gave, and makes one otherwise.
-func (x *exchange) requestID() string {
+func (x *exchange) requestID(room []byte) string {
 	if x.trusted {
 		if id := x.msg.field("X-Request-Id"); validID(id) {
 			return id
 		}
 	}
-	return x.s.ids.next()
+	return text(x.s.ids.append(room))
 }
 
 // validID reports whether an id can go into logs and headers as it is.

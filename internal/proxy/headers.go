@@ -1,12 +1,15 @@
 package proxy
 
 import (
+	"bytes"
 	"net/http"
 	"net/netip"
 	"net/textproto"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
+
+	"postern/internal/http1"
 )
 
 // hopByHop are the fields that belong to one connection (RFC 9110 section
@@ -121,17 +124,106 @@ func (x *exchange) forwarding() forwarding {
 
 // forwardedElement is one element of Forwarded (RFC 7239 section 4).
 func forwardedElement(client netip.Addr, host, proto string) string {
-	var b strings.Builder
-	b.Grow(len("for=\"[]\";host=\"\";proto=") + 40 + len(host) + len(proto))
-	b.WriteString("for=")
-	if client.Is6() {
-		b.WriteString(`"[` + client.String() + `]"`)
-	} else {
-		b.WriteString(client.String())
+	return string(appendForwarded(nil, client.Is6(), client.String(), host, proto))
+}
+
+func appendForwarded(b []byte, v6 bool, client, host, proto string) []byte {
+	b = append(b, "for="...)
+	if v6 {
+		b = append(b, `"[`...)
 	}
-	b.WriteString(`;host="`)
-	b.WriteString(host) // a valid Host holds no quote or backslash
-	b.WriteString(`";proto=`)
-	b.WriteString(proto)
-	return b.String()
+	b = append(b, client...)
+	if v6 {
+		b = append(b, `]"`...)
+	}
+	b = append(b, `;host="`...)
+	b = append(b, host...) // a valid Host holds no quote or backslash
+	b = append(b, `";proto=`...)
+	return append(b, proto...)
+}
+
+// ours reports whether a client's field must not reach the backend: only we,
+// or a trusted hop, may say such things. What we say ourselves replaces it in
+// any case.
+func ours(f *http1.Field, trusted bool) bool {
+	switch c := f.Key[0] | 0x20; {
+	case f.Name == http1.Forwarded || f.Name == http1.RequestID:
+		return true
+	case c != 'x' && c != 't' && c != 'c' && c != 'f' && bytes.IndexByte(f.Key, '_') < 0:
+		return false
+	}
+	var buf [40]byte
+	if len(f.Key) > len(buf) {
+		return len(f.Key) > len("x-postern-") && http1.EqualFold(f.Key[:len("x-postern-")], "x-postern-")
+	}
+	aliased := false
+	for i, c := range f.Key {
+		if c == '_' {
+			c, aliased = '-', true
+		} else if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		buf[i] = c
+	}
+	name := buf[:len(f.Key)]
+	if bytes.HasPrefix(name, []byte("x-postern-")) {
+		return true
+	}
+	switch who := guarded[string(name)]; who {
+	case always:
+		return true
+	case untrusted:
+		return !trusted || aliased
+	case lookAlike:
+		return aliased
+	}
+	return false
+}
+
+// Who may say a field.
+const (
+	anybody   = iota
+	lookAlike // anybody, but not with "_" for "-"
+	untrusted // trusted hops
+	always    // only we
+)
+
+// guarded are the fields with a rule, in lower case.
+var guarded = func() map[string]int { // read only
+	m := make(map[string]int)
+	for _, f := range forwardingFields {
+		m[strings.ToLower(f)] = untrusted
+	}
+	for _, f := range hopByHop {
+		m[strings.ToLower(f)] = lookAlike
+	}
+	for _, f := range [...]string{"host", "content-length", "content-type", "authorization", "cookie"} {
+		m[f] = lookAlike
+	}
+	for _, f := range [...]string{"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id"} {
+		m[f] = always
+	}
+	return m
+}()
+
+// appendForwarding writes what setForwarding sets, without allocating for the
+// usual client, who is no trusted hop.
+func (x *exchange) appendForwarding(b []byte) []byte {
+	if x.trusted {
+		f := x.forwarding()
+		b = http1.AppendText(b, "X-Forwarded-For", f.chain)
+		b = http1.AppendText(b, "X-Forwarded-Host", f.host)
+		b = http1.AppendText(b, "X-Real-Ip", f.client)
+		b = http1.AppendText(b, "Forwarded", f.forwarded)
+	} else {
+		client := x.conn.clientText()
+		b = http1.AppendText(b, "X-Forwarded-For", client)
+		b = http1.AppendText(b, "X-Forwarded-Host", x.rawHost)
+		b = http1.AppendText(b, "X-Real-Ip", client)
+		b = append(b, "Forwarded: "...)
+		b = appendForwarded(b, x.conn.client.Is6(), client, x.rawHost, x.scheme)
+		b = append(b, "\r\n"...)
+	}
+	b = http1.AppendText(b, "X-Forwarded-Proto", x.scheme)
+	return http1.AppendText(b, "X-Request-Id", x.id)
 }

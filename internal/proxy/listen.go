@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -135,10 +136,26 @@ func (s *Server) carry(c *clientConn, trusted bool) {
 	}
 	if c.kind == KindHTTP {
 		_ = c.SetDeadline(time.Time{})
-		s.ready.put(newHTTP1Conn(c, c))
+		s.serveH1(c, c)
 		return
 	}
 	s.handshake(c)
+}
+
+// serveH1 gives a connection to the HTTP/1.1 engine.
+func (s *Server) serveH1(c *clientConn, nc net.Conn) {
+	if s.cfg.ReferenceHTTP1 {
+		s.ready.put(newHTTP1Conn(nc, c))
+		return
+	}
+	s.serveHTTP1(c, nc)
+}
+
+// panicked counts a mistake of ours and tells it; the connection is gone, the
+// process goes on.
+func (s *Server) panicked(p any) {
+	s.metrics.noise.WithLabelValues("panic").Inc()
+	s.log.Error("panic in a request", "panic", p, "stack", string(debug.Stack()))
 }
 
 // identifyPeer reads the PROXY protocol header a trusted peer may send and

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +35,8 @@ type metrics struct {
 	resumed       prometheus.Counter
 	h2Errors      *prometheus.CounterVec
 	noise         *prometheus.CounterVec
+
+	nowhere *routeMetrics // requests that matched no site
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -70,12 +73,46 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		h2Errors:      counter("postern_http2_errors_total", "HTTP/2 protocol errors by kind.", "kind"),
 		noise:         counter("postern_http_engine_messages_total", "Messages of the HTTP engine, counted instead of logged.", "kind"),
 	}
+	m.nowhere = m.forRoute(noSite, noRoute)
 	if reg != nil {
 		reg.MustRegister(m.requests, m.duration, m.upstreamTime, m.inFlight, m.reqBytes, m.respBytes, m.verdicts,
 			m.connections, m.openConns, m.acceptErrors, m.refused, m.malformed, m.received, m.sent, m.tunnels,
 			m.handshakes, m.handshakeTime, m.resumed, m.h2Errors, m.noise)
 	}
 	return m
+}
+
+// routeMetrics are the series of one route, looked up once: finding a series by
+// its labels costs more than counting.
+type routeMetrics struct {
+	m           *metrics
+	site, route string
+	requests    [len(statusClasses)][len(protos)]atomic.Pointer[prometheus.Counter] // made at the first use: most never are
+	duration    prometheus.Observer
+	upstream    prometheus.Observer
+	reqBytes    prometheus.Counter
+	respBytes   prometheus.Counter
+}
+
+func (m *metrics) forRoute(site, route string) *routeMetrics {
+	return &routeMetrics{
+		m: m, site: site, route: route,
+		duration:  m.duration.WithLabelValues(site, route),
+		upstream:  m.upstreamTime.WithLabelValues(site, route),
+		reqBytes:  m.reqBytes.WithLabelValues(site),
+		respBytes: m.respBytes.WithLabelValues(site),
+	}
+}
+
+func (r *routeMetrics) request(status int, p proto) prometheus.Counter {
+	class := statusIndex(status)
+	cell := &r.requests[class][p]
+	if c := cell.Load(); c != nil {
+		return *c
+	}
+	c := r.m.requests.WithLabelValues(r.site, r.route, statusClasses[class], protos[p])
+	cell.Store(&c)
+	return c
 }
 
 func (m *metrics) refusedConn(reason string) { m.refused.WithLabelValues(reason).Inc() }
@@ -90,25 +127,42 @@ func (m *metrics) handshake(result string, d time.Duration) {
 // http2Error is net/http's CountError; its kinds are a closed set.
 func (m *metrics) http2Error(kind string) { m.h2Errors.WithLabelValues(kind).Inc() }
 
-// statusClass is the label of a status; 0 is an exchange without an answer.
-func statusClass(status int) string {
+// statusClasses are the labels of statuses; none is an exchange without an
+// answer.
+var statusClasses = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"} // read only
+
+func statusIndex(status int) int {
 	if status < 100 || status > 599 {
-		return "none"
+		return 0
 	}
-	return [...]string{"1xx", "2xx", "3xx", "4xx", "5xx"}[status/100-1]
+	return status / 100
 }
 
-// protoLabel is the label of a request's protocol.
-func protoLabel(major, minor int) string {
+// proto is the protocol of a request.
+type proto uint8
+
+const (
+	protoHTTP10 proto = iota
+	protoHTTP11
+	protoHTTP2
+	protoHTTP3
+)
+
+// protos are the labels of protocols.
+var protos = [...]string{"http/1.0", "http/1.1", "h2", "h3"} // read only
+
+func (p proto) String() string { return protos[p] }
+
+func protoOf(major, minor int) proto {
 	switch {
 	case major == 2:
-		return "h2"
+		return protoHTTP2
 	case major == 3:
-		return "h3"
+		return protoHTTP3
 	case minor == 0:
-		return "http/1.0"
+		return protoHTTP10
 	}
-	return "http/1.1"
+	return protoHTTP11
 }
 
 // noiseCounter is a slog.Handler that counts what net/http would print: a

@@ -43,6 +43,10 @@ type Config struct {
 	// method RefusalClass() string.
 	TLS *tls.Config
 
+	// ReferenceHTTP1 serves HTTP/1.1 with net/http instead of our own engine,
+	// which tests compare with it.
+	ReferenceHTTP1 bool
+
 	// Challenge answers http-01 challenges on the http listeners before
 	// anything else and reports whether it did; nil when there are none.
 	Challenge func(w http.ResponseWriter, r *http.Request) bool
@@ -103,6 +107,8 @@ type Site struct {
 	HSTS   string // the header's value; "": not sent
 	Rate   *Rate  // nil: no limit
 	Routes []Route
+
+	metrics *routeMetrics // of requests no route takes; set by Apply
 }
 
 // Route says what is done with a request. Exactly one of Upstream, Redirect
@@ -116,6 +122,8 @@ type Route struct {
 	Respond     *Respond
 	Rate        *Rate // nil: no limit
 	MaxBody     int64 // bytes; 0: no bound
+
+	metrics *routeMetrics // set by Apply
 }
 
 // Rate is a limit and the policy name its headers tell.
@@ -151,6 +159,10 @@ type Server struct {
 	ready *readyConns   // hands connections to http
 	done  chan struct{} // closed when http.Serve has returned
 
+	headLimit int         // bytes of a request head
+	date      dateText    // the Date field of answers we write ourselves
+	leaving   atomic.Bool // Shutdown has begun: connections end with their exchange
+
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // guarded by mu
 	conns     map[*clientConn]struct{}  // guarded by mu
@@ -178,8 +190,9 @@ func New(cfg Config, first *Snapshot) (*Server, error) {
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*clientConn]struct{}),
 	}
-	s.snap.Store(first)
+	s.Apply(first)
 	s.http = s.newEngine(first.Limits)
+	s.headLimit = s.http.MaxHeaderBytes
 	return s, nil
 }
 
@@ -215,7 +228,17 @@ func (s *Server) newEngine(l Limits) *http.Server {
 
 // Apply makes next the configuration of every request that starts from now
 // on. Requests in flight end under the one they began with.
-func (s *Server) Apply(next *Snapshot) { s.snap.Store(next) }
+func (s *Server) Apply(next *Snapshot) {
+	for i := range next.Sites {
+		site := &next.Sites[i]
+		site.metrics = s.metrics.forRoute(site.Name, noRoute)
+		for j := range site.Routes {
+			rt := &site.Routes[j]
+			rt.metrics = s.metrics.forRoute(site.Name, rt.Name)
+		}
+	}
+	s.snap.Store(next)
+}
 
 // Run speaks HTTP on the connections Serve accepted, until Shutdown. It
 // returns nil after Shutdown.
@@ -239,9 +262,26 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	}
 	s.mu.Unlock()
 
+	s.leaving.Store(true)
+	s.endResting()
 	_ = s.http.Shutdown(ctx) // its error is ctx's: what is left is cut below
 	s.waitIdle(ctx)
 	return s.cutAll()
+}
+
+// endResting closes the HTTP/1.1 connections that are between two requests.
+func (s *Server) endResting() {
+	s.mu.Lock()
+	var resting []*clientConn
+	for c := range s.conns {
+		if c.state.CompareAndSwap(connResting, connEnded) {
+			resting = append(resting, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range resting {
+		_ = c.Close()
+	}
 }
 
 // waitIdle waits for connections net/http does not wait for: HTTP/2 streams

@@ -18,50 +18,49 @@ func (x *exchange) record() {
 	x.conn.inFlight.Add(-1)
 	x.s.metrics.inFlight.Dec()
 	took := time.Since(x.start)
-	site, rt := noSite, noRoute
-	if x.site != nil {
-		site = x.site.Name
+	rm := x.s.metrics.nowhere
+	switch {
+	case x.route != nil:
+		rm = x.route.metrics
+		rm.duration.Observe(took.Seconds())
+	case x.site != nil:
+		rm = x.site.metrics
 	}
-	if x.route != nil {
-		rt = x.route.Name
-	}
-	m := x.s.metrics
-	m.requests.WithLabelValues(site, rt, statusClass(x.status), x.proto).Inc()
-	if x.route != nil {
-		m.duration.WithLabelValues(site, rt).Observe(took.Seconds())
-	}
+	rm.request(x.status, x.proto).Inc()
 	if x.trace != nil && x.trace.FirstByte > 0 {
-		m.upstreamTime.WithLabelValues(site, rt).Observe(x.trace.FirstByte.Seconds())
+		rm.upstream.Observe(x.trace.FirstByte.Seconds())
 	}
 	if x.length > 0 {
-		m.reqBytes.WithLabelValues(site).Add(float64(x.length))
+		rm.reqBytes.Add(float64(x.length))
 	}
-	m.respBytes.WithLabelValues(site).Add(float64(x.sent))
+	if x.sent > 0 {
+		rm.respBytes.Add(float64(x.sent))
+	}
 	if x.verdict != "" {
-		m.verdicts.WithLabelValues(x.verdict).Inc()
+		x.s.metrics.verdicts.WithLabelValues(x.verdict).Inc()
 	}
 	if x.snap.Access != nil {
-		x.accessLine(site, rt, took)
+		x.accessLine(rm, took)
 	}
 }
 
 // accessLine writes the one line of this request. Everything a stranger sent
 // is quoted by the handler and cut to a bound.
-func (x *exchange) accessLine(site, rt string, took time.Duration) {
+func (x *exchange) accessLine(rm *routeMetrics, took time.Duration) {
 	attrs := make([]slog.Attr, 0, 20)
 	attrs = append(attrs,
 		slog.String("client", x.client.String()),
 		slog.String("method", bounded(x.method)),
 		slog.String("host", bounded(x.rawHost)),
 		slog.String("path", bounded(x.path)),
-		slog.String("proto", x.proto),
+		slog.String("proto", x.proto.String()),
 		slog.Bool("tls", x.secure),
 		slog.Int("status", x.status),
 		slog.Int64("bytes_in", max(x.length, 0)),
 		slog.Int64("bytes_out", x.sent),
 		slog.Float64("duration_ms", ms(took)),
-		slog.String("site", site),
-		slog.String("route", rt),
+		slog.String("site", rm.site),
+		slog.String("route", rm.route),
 		slog.String("request_id", x.id),
 	)
 	if x.snap.LogQuery && x.query != "" {

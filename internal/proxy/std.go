@@ -33,8 +33,8 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	m.r = r
 	x := &m.x
 	x.method, x.rawHost, x.rawTarget, x.length = r.Method, r.Host, r.RequestURI, r.ContentLength
-	x.proto = protoLabel(r.ProtoMajor, r.ProtoMinor)
-	x.begin(s, conn, m, time.Now())
+	x.proto = protoOf(r.ProtoMajor, r.ProtoMinor)
+	x.begin(s, conn, m, time.Now(), nil)
 	defer x.record() // also when a step panics to cut the connection
 	x.run()
 }
@@ -87,7 +87,11 @@ func (m *stdMessage) hangUp(x *exchange) {
 
 // forward sends the request to a backend by net/http's types.
 func (m *stdMessage) forward(x *exchange, rt *Route) {
-	defer func() { x.status, x.sent = m.w.status, m.w.bytes }()
+	defer func() {
+		if m.w.wroteHeader {
+			x.status, x.sent = m.w.status, m.w.bytes
+		}
+	}()
 	out, ok := m.outgoing(x, rt)
 	if !ok {
 		return

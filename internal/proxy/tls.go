@@ -45,7 +45,7 @@ func (s *Server) handshake(c *clientConn) {
 		c.judged.Store(true)
 		_ = tc.Close()
 	default:
-		s.ready.put(newHTTP1Conn(tc, c))
+		s.serveH1(c, tc)
 	}
 }
 

@@ -1,0 +1,458 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+	"unsafe"
+
+	"postern/internal/guard"
+	"postern/internal/http1"
+	"postern/internal/upstream"
+)
+
+// h1 carries the HTTP/1.1 requests of one connection, one after the other, in
+// one goroutine. It holds no buffer while a TLS connection rests.
+type h1 struct {
+	s    *Server
+	conn *clientConn
+	nc   net.Conn // conn, or the TLS above it
+
+	in     http1.Stream
+	follow http1.Follower
+	req    http1.Request
+	head   []byte // the head of the current request; texts of x live in it
+	out    []byte // what is to be written to the client next
+	framed []byte // what goes to the backend next
+	one    [1]byte
+	id     [64]byte // the request id we made
+
+	x     exchange
+	trace upstream.Trace
+	wreq  upstream.WireRequest
+	wres  upstream.WireResponse
+	body  h1Body
+
+	closing bool      // the connection ends with this exchange
+	begun   bool      // a final answer has begun
+	armed   time.Time // the read deadline that is set; zero: none
+	peeked  bool      // one holds a byte of the next request
+
+	moreFn  func() ([]byte, error)
+	abortFn func()
+	watchFn func(cancel func()) func()
+	hintFn  func(*http1.Response) error
+}
+
+// Sizes of read buffers: one for heads, one for bodies that stream.
+const (
+	headBuffer = 4 << 10
+	bodyBuffer = 32 << 10
+)
+
+var (
+	headBuffers = sync.Pool{New: func() any { return new([headBuffer]byte) }}
+	bodyBuffers = sync.Pool{New: func() any { return new([bodyBuffer]byte) }}
+	h1s         = sync.Pool{New: func() any { return newH1() }}
+)
+
+func newH1() *h1 {
+	h := new(h1)
+	h.moreFn, h.abortFn, h.watchFn, h.hintFn = h.more, h.abort, h.watch, h.hint
+	return h
+}
+
+// States of a connection as Shutdown sees it.
+const (
+	connBusy int32 = iota
+	connResting
+	connEnded
+)
+
+// serveHTTP1 serves a connection to its end.
+func (s *Server) serveHTTP1(c *clientConn, nc net.Conn) {
+	h := h1s.Get().(*h1)
+	h.s, h.conn, h.nc = s, c, nc
+	h.in.Reset(nc, nil)
+	h.follow = http1.Follower{Limits: http1.Limits{Head: s.headLimit}}
+	defer h.release()
+	defer h.close()
+	for h.next() {
+		h.exchange()
+		if h.closing {
+			h.farewell()
+			return
+		}
+	}
+}
+
+// close ends the connection; one that is reset gets no close_notify.
+func (h *h1) close() {
+	if h.conn.brutal.Load() {
+		_ = h.conn.Close()
+		return
+	}
+	_ = h.nc.Close()
+}
+
+// release gives everything back; nothing of the connection stays in the pool.
+func (h *h1) release() {
+	h.dropBuffer()
+	if cap(h.out) > bodyBuffer+1<<10 {
+		h.out = nil
+	}
+	h.s, h.conn, h.nc = nil, nil, nil
+	h.x, h.trace = exchange{}, upstream.Trace{}
+	h.wreq.Body, h.wreq.More = nil, nil
+	h.closing, h.begun, h.peeked, h.armed = false, false, false, time.Time{}
+	h.in.Reset(nil, nil)
+	h1s.Put(h)
+}
+
+// needBuffer makes sure that the stream has a buffer of at least n bytes.
+func (h *h1) needBuffer(n int) {
+	if h.in.Cap() >= n {
+		return
+	}
+	var b []byte
+	switch {
+	case n <= headBuffer:
+		b = headBuffers.Get().(*[headBuffer]byte)[:]
+	case n <= bodyBuffer:
+		b = bodyBuffers.Get().(*[bodyBuffer]byte)[:]
+	default:
+		b = make([]byte, n)
+	}
+	keep(h.in.SetBuffer(b))
+}
+
+// dropBuffer gives an empty stream's buffer back.
+func (h *h1) dropBuffer() { keep(h.in.SetBuffer(nil)) }
+
+func keep(b []byte) {
+	switch len(b) {
+	case headBuffer:
+		headBuffers.Put((*[headBuffer]byte)(b))
+	case bodyBuffer:
+		bodyBuffers.Put((*[bodyBuffer]byte)(b))
+	}
+}
+
+// next waits for a request and takes its head apart. It reports false when
+// the connection is over.
+func (h *h1) next() bool {
+	started := h.in.Buffered() > 0 || h.peeked
+	if !started && !h.rest() {
+		return false
+	}
+	h.needBuffer(headBuffer)
+	if h.peeked {
+		h.in.Push(h.one[:])
+		h.peeked = false
+	}
+	for begun := false; ; {
+		head, err := h.in.RequestHead(&h.follow)
+		switch {
+		case err != nil:
+			h.malformed(err)
+			return false
+		case head != nil:
+			return h.parse(head)
+		}
+		if !begun && h.in.Buffered() > 0 {
+			begun = true
+			h.arm(deadline(h.s.snap.Load().Limits.HeaderIn))
+		}
+		if h.in.Buffered() == h.in.Cap() {
+			h.needBuffer(min(4*h.in.Cap(), h.s.headLimit+1<<10))
+		}
+		if err := h.in.Fill(); err != nil {
+			h.lost(err)
+			return false
+		}
+	}
+}
+
+// rest waits for the first byte of a request without holding a buffer.
+func (h *h1) rest() bool {
+	limits := &h.s.snap.Load().Limits
+	wait := limits.Idle
+	if h.conn.requests.Load() == 0 {
+		wait = limits.HeaderIn
+	}
+	h.rearm(wait)
+	if !h.conn.state.CompareAndSwap(connBusy, connResting) {
+		return false // shutting down
+	}
+	var err error
+	if h.conn.kind == KindHTTPS {
+		h.dropBuffer()
+		if _, err = io.ReadFull(h.nc, h.one[:]); err == nil {
+			h.peeked = true
+		}
+	} else {
+		h.needBuffer(headBuffer)
+		err = h.in.Fill()
+	}
+	if !h.conn.state.CompareAndSwap(connResting, connBusy) {
+		return false
+	}
+	if err != nil {
+		h.lost(err)
+		return false
+	}
+	return true
+}
+
+// arm sets the read deadline.
+func (h *h1) arm(t time.Time) {
+	h.armed = t
+	_ = h.nc.SetReadDeadline(t)
+}
+
+// rearm sets the read deadline to wait from now, unless what is set is near
+// enough: between the requests of a busy connection it is not touched.
+func (h *h1) rearm(wait time.Duration) {
+	if wait <= 0 {
+		if !h.armed.IsZero() {
+			h.arm(time.Time{})
+		}
+		return
+	}
+	want := time.Now().Add(wait)
+	if off := want.Sub(h.armed); h.armed.IsZero() || off > wait/8 || off < -wait/8 {
+		h.arm(want)
+	}
+}
+
+// lost ends a connection on which no request was complete.
+func (h *h1) lost(err error) {
+	if errors.Is(err, http1.ErrTooLong) {
+		h.conn.judged.Store(true)
+		h.reply(http.StatusRequestHeaderFieldsTooLarge, "head_too_long")
+		return
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) && h.conn.requests.Load() == 0 && !h.conn.judged.Swap(true) {
+		h.s.metrics.refusedConn("header_timeout")
+		h.s.cfg.Guard.Observe(h.conn.client, guard.Timeout, time.Now())
+	}
+}
+
+// malformed answers a head that RFC 9112 forbids.
+func (h *h1) malformed(err error) {
+	status, reason := http.StatusBadRequest, "malformed"
+	if se, ok := errors.AsType[*http1.SyntaxError](err); ok {
+		status, reason = se.Status, se.Reason.String()
+	}
+	h.s.noteMalformed(h.conn, reason)
+	h.reply(status, reason)
+}
+
+// reply answers outside of any exchange, and leaves.
+func (h *h1) reply(status int, reason string) {
+	_, _ = h.nc.Write(rawProblem(status, reason, h.s.ids.next())) // a lost client has no use for it
+	h.farewell()
+}
+
+// farewell lets the client read the last answer although it may still be
+// sending: a close with unread bytes would be a reset, which can overtake the
+// answer (RFC 9112 section 9.6).
+func (h *h1) farewell() {
+	if h.conn.brutal.Load() || h.in.Buffered() == 0 && h.in.BodyDone() && h.begun {
+		return
+	}
+	half, ok := h.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	h.arm(time.Now().Add(lingerTime))
+	h.needBuffer(headBuffer)
+	var sink [512]byte
+	for left := lingerBytes; left > 0; {
+		n, err := h.nc.Read(sink[:])
+		if left -= n; err != nil {
+			return
+		}
+	}
+}
+
+// How long and how much is read of a client that is told goodbye.
+const (
+	lingerTime  = 500 * time.Millisecond
+	lingerBytes = 256 << 10
+)
+
+// parse copies the head and takes the copy apart: reading the body reuses the
+// buffer.
+func (h *h1) parse(head []byte) bool {
+	h.head = append(h.head[:0], head...)
+	if err := h.req.Parse(h.head); err != nil {
+		h.malformed(err)
+		return false
+	}
+	h.in.BeginBody(h.req.Framing, h.req.Length)
+	return true
+}
+
+// exchange runs one request through the five steps.
+func (h *h1) exchange() {
+	x := &h.x
+	*x = exchange{
+		method: methodText(h.req.Method), rawHost: text(h.req.Host), rawTarget: text(h.req.Target),
+		proto: protoHTTP11, length: h.req.Length,
+	}
+	if h.req.Minor == 0 {
+		x.proto = protoHTTP10
+	}
+	if h.req.Framing == http1.Chunked {
+		x.length = -1
+	}
+	h.begun, h.closing = false, !h.req.Persist || h.s.leaving.Load()
+	h.body.reset()
+	x.begin(h.s, h.conn, h, time.Now(), h.id[:0])
+	h.run()
+	if !h.in.BodyDone() && !h.discard() {
+		h.closing = true
+	}
+}
+
+// run contains a panic of ours to its connection, after it is on record.
+func (h *h1) run() {
+	defer func() {
+		if p := recover(); p != nil {
+			h.closing = true
+			h.conn.brutal.Store(true)
+			if p != http.ErrAbortHandler {
+				h.s.panicked(p)
+			}
+		}
+	}()
+	defer h.x.record()
+	h.x.run()
+}
+
+// discard passes over a body nobody wanted, as far as it is here already.
+func (h *h1) discard() bool {
+	for !h.in.BodyDone() {
+		p, err := h.in.BufferedBody()
+		if err != nil || len(p) == 0 && !h.in.BodyDone() {
+			return false
+		}
+	}
+	return true
+}
+
+// text is b without a copy: it lives as long as the head does.
+func text(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+
+// methodText is a constant for the usual methods.
+func methodText(b []byte) string {
+	switch string(b) {
+	case http.MethodGet:
+		return http.MethodGet
+	case http.MethodPost:
+		return http.MethodPost
+	case http.MethodHead:
+		return http.MethodHead
+	case http.MethodPut:
+		return http.MethodPut
+	}
+	return text(b)
+}
+
+// h1 is a message.
+
+func (h *h1) field(name string) string {
+	for i := range h.req.Fields {
+		if strings.EqualFold(text(h.req.Fields[i].Key), name) {
+			return text(h.req.Fields[i].Value)
+		}
+	}
+	return ""
+}
+
+func (h *h1) list(name string) (values []string) {
+	for i := range h.req.Fields {
+		if strings.EqualFold(text(h.req.Fields[i].Key), name) {
+			values = append(values, text(h.req.Fields[i].Value))
+		}
+	}
+	return values
+}
+
+func (h *h1) hangUp(x *exchange) {
+	x.conn.brutal.Store(true)
+	h.closing = true
+}
+
+func (h *h1) answer(x *exchange, a answer) {
+	if h.begun {
+		h.closing = true // too late for an answer
+		return
+	}
+	if !h.in.BodyDone() && !h.discard() {
+		h.closing = true
+	}
+	h.out = http1.AppendStatusLine(h.out[:0], a.status, http.StatusText(a.status))
+	for _, f := range a.fields {
+		h.out = http1.AppendText(h.out, f.name, f.value)
+	}
+	h.out = h.s.date.append(h.out, x.start)
+	if bodyAllowed(a.status) {
+		h.out = http1.AppendLength(h.out, int64(len(a.body)))
+	}
+	h.endHead()
+	h.begun, x.status = true, a.status
+	if x.method != http.MethodHead {
+		h.out = append(h.out, a.body...)
+		x.sent = int64(len(a.body))
+	}
+	h.flush()
+}
+
+// endHead says what becomes of the connection and ends the head.
+func (h *h1) endHead() {
+	switch {
+	case h.closing:
+		h.out = append(h.out, "Connection: close\r\n"...)
+	case h.req.Minor == 0:
+		h.out = append(h.out, "Connection: keep-alive\r\n"...)
+	}
+	h.out = append(h.out, "\r\n"...)
+}
+
+// flush writes what is ready. An error ends the connection.
+func (h *h1) flush() bool {
+	_, err := h.nc.Write(h.out)
+	h.out = h.out[:0]
+	if err != nil {
+		h.closing = true
+	}
+	return err == nil
+}
+
+// dateText is the Date field of the current second.
+type dateText struct {
+	at atomic.Pointer[dateLine]
+}
+
+type dateLine struct {
+	unix int64
+	line string
+}
+
+func (d *dateText) append(b []byte, now time.Time) []byte {
+	unix := now.Unix()
+	l := d.at.Load()
+	if l == nil || l.unix != unix {
+		l = &dateLine{unix, "Date: " + now.UTC().Format(http.TimeFormat) + "\r\n"}
+		d.at.Store(l)
+	}
+	return append(b, l.line...)
+}

@@ -1,0 +1,424 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"sync/atomic"
+	"time"
+
+	"postern/internal/http1"
+)
+
+// h1Body is what is known of a request body that is on its way.
+type h1Body struct {
+	due  time.Time // when the read deadline passes
+	read int64     // bytes of content
+	max  int64     // the most there may be; 0: no bound
+	end  bool
+
+	aborted atomic.Bool // the backend does not want the rest
+}
+
+func (b *h1Body) reset() {
+	b.due, b.read, b.max, b.end = time.Time{}, 0, 0, false
+	b.aborted.Store(false)
+}
+
+// maxHeld is the largest body that is read as a whole before a backend is
+// asked, so that it can be sent again.
+const maxHeld = 64 << 10
+
+// forward sends the request over a wire connection of the route's pool, or by
+// net/http where the backends speak something else.
+func (h *h1) forward(x *exchange, rt *Route) {
+	if !rt.Upstream.SpeaksHTTP1() {
+		h.viaStd(x, func(m *stdMessage) { m.forward(x, rt) })
+		return
+	}
+	if x.tooLarge(rt) {
+		return
+	}
+	path, ok := x.outgoingTarget(rt)
+	if !ok {
+		return
+	}
+	h.wreq.Head = h.appendHead(h.wreq.Head[:0], x, path)
+	h.wreq.IsHead = x.method == http.MethodHead
+	h.wreq.Upgrade = h.req.Upgrade != nil
+	h.wreq.Expect100 = false
+	h.wreq.Body, h.wreq.More = nil, nil
+	h.wreq.Informational, h.wreq.Watch, h.wreq.Abort = h.hintFn, h.watchFn, h.abortFn
+	h.body.max = rt.MaxBody
+	if err := h.prepareBody(); err != nil {
+		h.failed(x, err)
+		return
+	}
+	x.trace = &h.trace
+	err := rt.Upstream.Wire(context.Background(), &h.wreq, &h.wres, &h.trace) // the watch stands for the client
+	if err != nil {
+		h.failed(x, err)
+		return
+	}
+	if h.wres.Status == http.StatusSwitchingProtocols {
+		h.upgrade(x)
+		return
+	}
+	h.pass(x)
+	h.wres.Close()
+}
+
+func (h *h1) failed(x *exchange, err error) {
+	if x.upstreamFailed(err, errors.Is(err, errClientGone) || errors.Is(err, context.Canceled)) {
+		h.hangUp(x)
+	}
+}
+
+// appendHead writes the request as the backend gets it.
+func (h *h1) appendHead(b []byte, x *exchange, path string) []byte {
+	b = append(b, x.method...)
+	b = append(b, ' ')
+	b = append(b, path...)
+	if x.query != "" || len(x.rawTarget) > 0 && x.rawTarget[len(x.rawTarget)-1] == '?' {
+		b = append(b, '?')
+		b = append(b, x.query...)
+	}
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, x.rawHost...)
+	b = append(b, "\r\n"...)
+	for i := range h.req.Fields {
+		f := &h.req.Fields[i]
+		if h.req.Ends(f) || f.Name == http1.Host || f.Name == http1.ContentLength || ours(f, x.trusted) {
+			continue
+		}
+		b = http1.AppendField(b, f.Key, f.Value)
+	}
+	b = x.appendForwarding(b)
+	switch h.req.Framing {
+	case http1.ByLength:
+		b = http1.AppendLength(b, h.req.Length)
+	case http1.Chunked:
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	case http1.NoBody:
+		if h.req.Get(http1.ContentLength) != nil {
+			b = append(b, "Content-Length: 0\r\n"...)
+		}
+	}
+	if h.req.Trailers {
+		b = append(b, "TE: trailers\r\n"...)
+	}
+	if h.req.Upgrade != nil {
+		b = append(b, "Connection: Upgrade\r\n"...)
+		b = http1.AppendField(b, []byte("Upgrade"), h.req.Upgrade)
+	}
+	return append(b, "\r\n"...)
+}
+
+// prepareBody reads a body that can be held, or sets up the stream of one that
+// cannot.
+func (h *h1) prepareBody() error {
+	switch {
+	case h.in.BodyDone():
+		return nil
+	case h.req.Framing == http1.ByLength && h.req.Length <= maxHeld && !h.req.Expect100:
+		return h.hold(int(h.req.Length))
+	}
+	h.wreq.Expect100 = h.req.Expect100
+	h.wreq.More = h.moreFn
+	h.needBuffer(bodyBuffer)
+	return nil
+}
+
+// hold reads a whole body of n bytes.
+func (h *h1) hold(n int) error {
+	if h.in.Buffered() >= n { // the usual case: it came with the head
+		p, err := h.in.BufferedBody()
+		h.wreq.Body = p
+		return err
+	}
+	held := make([]byte, 0, n)
+	for !h.in.BodyDone() {
+		p, err := h.readBody()
+		if err != nil && err != io.EOF {
+			return err
+		}
+		held = append(held, p...)
+	}
+	h.wreq.Body = held
+	h.arm(time.Time{})
+	return nil
+}
+
+// readBody reads once from the client, within the deadline its progress
+// earned.
+func (h *h1) readBody() ([]byte, error) {
+	stall := h.x.snap.Limits.Stall
+	if h.in.Buffered() == 0 && stall > 0 {
+		now := time.Now()
+		if limit := now.Add(stall); h.body.due.IsZero() || h.body.due.After(limit) {
+			h.body.due = limit
+		}
+		h.arm(h.body.due)
+	}
+	if h.body.aborted.Load() {
+		return nil, errUnwanted
+	}
+	p, err := h.in.Body()
+	h.body.read += int64(len(p))
+	h.body.due = h.body.due.Add(time.Duration(len(p)) * time.Second / minBodyRate)
+	switch {
+	case h.body.aborted.Load():
+		return nil, errUnwanted
+	case h.body.max > 0 && h.body.read > h.body.max:
+		return nil, &bodyTooLargeError{}
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return nil, &bodyStalledError{}
+	case err != nil && err != io.EOF:
+		if errors.Is(err, http1.ErrBody) {
+			return nil, err
+		}
+		return nil, errClientGone
+	}
+	return p, err
+}
+
+// more is the stream of a body towards the backend: framed as the head says.
+func (h *h1) more() ([]byte, error) {
+	if h.body.end {
+		return nil, io.EOF
+	}
+	if h.wreq.Expect100 && h.body.read == 0 && h.body.due.IsZero() && h.in.Buffered() == 0 {
+		if _, err := io.WriteString(h.nc, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+			return nil, errClientGone
+		}
+	}
+	p, err := h.readBody()
+	chunked := h.req.Framing == http1.Chunked
+	switch {
+	case err == io.EOF:
+		h.body.end = true
+		h.arm(time.Time{})
+		if !chunked {
+			return nil, io.EOF
+		}
+		h.framed = http1.AppendLastChunk(h.framed[:0], h.in.Trailers())
+		return h.framed, nil
+	case err != nil:
+		return nil, err
+	case chunked:
+		h.framed = http1.AppendChunk(h.framed[:0], p)
+		return h.framed, nil
+	}
+	if h.in.BodyDone() {
+		h.arm(time.Time{})
+	}
+	return p, nil
+}
+
+// pass sends the backend's answer to the client.
+func (h *h1) pass(x *exchange) {
+	res := &h.wres
+	x.status = res.Status
+	h.begun = true
+	chunk := h.appendAnswerHead(x)
+	defer func() {
+		if cap(h.out) > bodyBuffer+1<<10 {
+			h.out = nil
+		}
+	}()
+	p, err := res.Buffered()
+	for err == nil {
+		if len(p) > 0 {
+			x.sent += int64(len(p))
+			switch {
+			case chunk:
+				h.out = http1.AppendChunk(h.out, p)
+			case len(h.out)+len(p) <= bodyBuffer:
+				h.out = append(h.out, p...)
+			default:
+				if len(h.out) > 0 && !h.flush() {
+					h.clientGone(x)
+					return
+				}
+				if _, werr := h.nc.Write(p); werr != nil {
+					h.clientGone(x)
+					return
+				}
+			}
+		}
+		if !res.Done() {
+			if len(h.out) > 0 && !h.flush() {
+				h.clientGone(x)
+				return
+			}
+			p, err = res.Body()
+		} else {
+			err = io.EOF
+		}
+	}
+	if err != io.EOF {
+		h.broken(x, err)
+		return
+	}
+	if chunk {
+		h.out = http1.AppendLastChunk(h.out, res.Trailers())
+	}
+	if len(h.out) > 0 && !h.flush() {
+		h.clientGone(x)
+	}
+}
+
+// appendAnswerHead writes the answer's head and reports whether its body is to
+// be chunked.
+func (h *h1) appendAnswerHead(x *exchange) (chunk bool) {
+	res := &h.wres
+	streaming := res.Framing == http1.Chunked || res.Framing == http1.UntilClose
+	chunk = streaming && h.req.Minor == 1
+	if streaming && !chunk {
+		h.closing = true
+	}
+	if !h.in.BodyDone() || h.s.leaving.Load() {
+		h.closing = true
+	}
+	b := http1.AppendStatusLine(h.out[:0], res.Status, http.StatusText(res.Status))
+	dated, secured := false, false
+	for i := range res.Fields {
+		f := &res.Fields[i]
+		switch {
+		case res.Ends(f), f.Name == http1.RequestID:
+			continue
+		case f.Name == http1.ContentLength && (streaming || res.Status == http.StatusNoContent):
+			continue
+		case f.Name == http1.Date:
+			dated = true
+		case f.Name == http1.HSTS:
+			secured = true
+		}
+		b = http1.AppendField(b, f.Key, f.Value)
+	}
+	if !dated {
+		b = h.s.date.append(b, x.start)
+	}
+	b = http1.AppendText(b, "X-Request-Id", x.id)
+	if !secured && x.site.HSTS != "" && x.secure {
+		b = http1.AppendText(b, "Strict-Transport-Security", x.site.HSTS)
+	}
+	if chunk {
+		b = append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	h.out = b
+	h.endHead()
+	return chunk
+}
+
+// clientGone: the answer could not be delivered.
+func (h *h1) clientGone(x *exchange) {
+	x.verdict = "client_gone"
+	h.hangUp(x)
+}
+
+// broken: the backend's answer ended before its end. The client must not take
+// half an answer for a whole one.
+func (h *h1) broken(x *exchange, err error) {
+	x.err, x.verdict = err, "broken_response"
+	if len(h.out) > 0 {
+		h.flush()
+	}
+	h.closing = true
+	if h.req.Minor == 0 {
+		h.hangUp(x) // only a reset tells an HTTP/1.0 client that something is missing
+	}
+}
+
+// hint passes an informational response on (RFC 9110 section 15.2).
+func (h *h1) hint(res *http1.Response) error {
+	if h.req.Minor == 0 || res.Status == http.StatusContinue {
+		return nil
+	}
+	b := http1.AppendStatusLine(h.out[:0], res.Status, http.StatusText(res.Status))
+	for i := range res.Fields {
+		if f := &res.Fields[i]; !res.Ends(f) && f.Name != http1.ContentLength {
+			b = http1.AppendField(b, f.Key, f.Value)
+		}
+	}
+	h.out = append(b, "\r\n"...)
+	if !h.flush() {
+		return errClientGone
+	}
+	return nil
+}
+
+// abort makes a call of more that waits for the client return.
+func (h *h1) abort() {
+	h.body.aborted.Store(true)
+	_ = h.nc.SetReadDeadline(past)
+}
+
+var (
+	errClientGone = errors.New("the client is gone")
+	errUnwanted   = errors.New("the backend does not want the rest of the body")
+)
+
+// watch reads on while a backend thinks, to notice that the client left. A
+// byte that comes instead belongs to the next request.
+func (h *h1) watch(cancel func()) (stop func()) {
+	if !h.in.BodyDone() || h.in.Buffered() > 0 || h.peeked {
+		return func() {}
+	}
+	done := make(chan struct{})
+	h.arm(time.Time{})
+	go func() { // ends with a byte, the connection, or stop, which waits for it
+		defer close(done)
+		n, err := h.nc.Read(h.one[:])
+		switch {
+		case n > 0:
+			h.peeked = true
+		case err != nil && !errors.Is(err, os.ErrDeadlineExceeded):
+			cancel()
+		}
+	}()
+	return func() {
+		_ = h.nc.SetReadDeadline(past)
+		<-done
+		h.arm(time.Time{})
+	}
+}
+
+var past = time.Unix(1, 0) // read only
+
+// upgrade turns the exchange into a tunnel after the backend said 101 (RFC
+// 9110 section 7.8).
+func (h *h1) upgrade(x *exchange) {
+	if h.req.Upgrade == nil || !bytes.EqualFold(h.req.Upgrade, h.wres.Upgrade) {
+		h.wres.Close()
+		x.problem(http.StatusBadGateway, "bad_upgrade", "The application switched to a protocol nobody asked for.")
+		return
+	}
+	b := http1.AppendStatusLine(h.out[:0], http.StatusSwitchingProtocols, http.StatusText(http.StatusSwitchingProtocols))
+	for i := range h.wres.Fields {
+		if f := &h.wres.Fields[i]; !h.wres.Ends(f) && f.Name != http1.RequestID {
+			b = http1.AppendField(b, f.Key, f.Value)
+		}
+	}
+	b = http1.AppendText(b, "X-Request-Id", x.id)
+	b = append(b, "Connection: Upgrade\r\n"...)
+	b = http1.AppendField(b, []byte("Upgrade"), h.wres.Upgrade)
+	h.out = append(b, "\r\n"...)
+	backend, early := h.wres.Takeover()
+	defer backend.Close()
+	h.begun, h.closing, x.status = true, true, http.StatusSwitchingProtocols
+	h.out = append(h.out, early...)
+	if !h.flush() {
+		h.clientGone(x)
+		return
+	}
+	h.arm(time.Time{})
+	unread := append([]byte(nil), h.in.Unread()...)
+	if h.peeked {
+		unread = append(unread, h.one[0])
+	}
+	x.sent = int64(len(early)) + h.s.tunnel(h.nc, io.MultiReader(bytes.NewReader(unread), h.nc), backend)
+}

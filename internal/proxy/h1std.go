@@ -1,0 +1,310 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"postern/internal/http1"
+)
+
+// viaStd runs do with net/http's types for the current request, for what needs
+// them: handlers, and backends that do not speak HTTP/1.1.
+func (h *h1) viaStd(x *exchange, do func(*stdMessage)) {
+	r, err := h.request(x)
+	if err != nil {
+		x.problem(http.StatusBadRequest, "bad_path", "The request target is not valid.")
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	stop := h.watch(cancel)
+	w := &h1Writer{h: h, x: x, header: make(http.Header)}
+	m := stdMessages.Get().(*stdMessage)
+	m.w.reset(w)
+	m.r = r.WithContext(ctx)
+	defer m.free()
+	defer cancel()
+	defer stop()
+	do(m)
+	w.finish()
+}
+
+// request makes a net/http request of the current one.
+func (h *h1) request(x *exchange) (*http.Request, error) {
+	target := strings.Clone(x.rawTarget)
+	u, err := url.ParseRequestURI(target)
+	if err != nil {
+		return nil, err
+	}
+	ctx := context.WithValue(context.Background(), clientConnKey{}, h.conn) // the connection's own; viaStd adds the client's leaving
+	r := (&http.Request{
+		Method: strings.Clone(x.method), URL: u, RequestURI: target,
+		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: h.req.Minor,
+		Header: make(http.Header, len(h.req.Fields)), Host: strings.Clone(x.rawHost),
+		ContentLength: x.length, Body: http.NoBody, RemoteAddr: h.conn.RemoteAddr().String(),
+	}).WithContext(ctx)
+	for i := range h.req.Fields {
+		f := &h.req.Fields[i]
+		if f.Name == http1.Host || f.Name == http1.ContentLength || f.Name == http1.TransferEncoding {
+			continue
+		}
+		key := textproto.CanonicalMIMEHeaderKey(string(f.Key))
+		r.Header[key] = append(r.Header[key], string(f.Value))
+	}
+	if !h.in.BodyDone() {
+		h.needBuffer(bodyBuffer)
+		r.Trailer = make(http.Header)
+		r.Body = &h1Reader{h: h, r: r}
+		if h.req.Framing != http1.Chunked {
+			r.Trailer = nil
+		}
+	}
+	return r, nil
+}
+
+// h1Reader is a request body for net/http's types.
+type h1Reader struct {
+	h    *h1
+	r    *http.Request
+	left []byte
+	err  error
+}
+
+func (b *h1Reader) Read(p []byte) (int, error) {
+	if len(b.left) == 0 && b.err == nil {
+		h := b.h
+		if h.req.Expect100 && h.body.read == 0 && h.in.Buffered() == 0 {
+			h.req.Expect100 = false
+			if _, err := io.WriteString(h.nc, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+				return 0, errClientGone
+			}
+		}
+		b.left, b.err = h.readBody()
+		if b.err == io.EOF {
+			for _, f := range h.in.Trailers() {
+				b.r.Trailer.Add(string(f.Key), string(f.Value))
+			}
+		}
+	}
+	if len(b.left) == 0 {
+		return 0, b.err
+	}
+	n := copy(p, b.left)
+	b.left = b.left[n:]
+	return n, nil
+}
+
+func (b *h1Reader) Close() error { return nil }
+
+// h1Writer is the answer for net/http's types. It buffers until it is flushed
+// or finished: an answer that fits is sent with its length.
+type h1Writer struct {
+	h        *h1
+	x        *exchange
+	header   http.Header
+	status   int // 0: no head yet
+	sentHead bool
+	chunk    bool
+	noBody   bool
+	hijacked bool
+	held     []byte // body bytes before the head is sent
+}
+
+func (w *h1Writer) Header() http.Header { return w.header }
+
+func (w *h1Writer) WriteHeader(status int) {
+	switch {
+	case w.status != 0 || w.hijacked:
+	case status >= 100 && status < 200 && status != http.StatusSwitchingProtocols:
+		w.informational(status)
+	default:
+		w.status = status
+		w.noBody = !bodyAllowed(status) || w.x.method == http.MethodHead
+	}
+}
+
+func (w *h1Writer) informational(status int) {
+	h := w.h
+	if h.req.Minor == 0 {
+		return
+	}
+	h.out = http1.AppendStatusLine(h.out[:0], status, http.StatusText(status))
+	w.appendFields(nil)
+	h.out = append(h.out, "\r\n"...)
+	h.flush()
+}
+
+func (w *h1Writer) Write(p []byte) (int, error) {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	if w.noBody {
+		return len(p), nil
+	}
+	if !w.sentHead {
+		if len(w.held)+len(p) <= headBuffer {
+			w.held = append(w.held, p...)
+			return len(p), nil
+		}
+		w.sendHead(-1)
+	}
+	return len(p), w.send(p)
+}
+
+// send writes body bytes behind what is ready.
+func (w *h1Writer) send(p []byte) error {
+	h := w.h
+	if len(p) > 0 {
+		if w.chunk {
+			h.out = http1.AppendChunk(h.out, p)
+		} else {
+			h.out = append(h.out, p...)
+		}
+	}
+	if len(h.out) > 0 && !h.flush() {
+		return errClientGone
+	}
+	return nil
+}
+
+// FlushError sends what is buffered.
+func (w *h1Writer) FlushError() error {
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	if !w.sentHead {
+		w.sendHead(-1)
+	}
+	return w.send(nil)
+}
+
+// sendHead readies the head; length is that of the whole body, -1 if it is not
+// known.
+func (w *h1Writer) sendHead(length int) {
+	h := w.h
+	w.sentHead, h.begun = true, true
+	declared := w.header.Get("Content-Length")
+	w.chunk = false
+	switch {
+	case w.noBody, declared != "":
+	case length >= 0:
+		w.header.Set("Content-Length", strconv.Itoa(length))
+	case h.req.Minor == 1:
+		w.chunk = true
+	default:
+		h.closing = true
+	}
+	if !h.in.BodyDone() && !h.discard() || h.s.leaving.Load() {
+		h.closing = true
+	}
+	h.out = http1.AppendStatusLine(h.out[:0], w.status, http.StatusText(w.status))
+	w.appendFields(func(key string) bool { return strings.HasPrefix(key, http.TrailerPrefix) })
+	if w.header.Get("Date") == "" {
+		h.out = h.s.date.append(h.out, w.x.start)
+	}
+	if w.chunk {
+		h.out = append(h.out, "Transfer-Encoding: chunked\r\n"...)
+	}
+	h.endHead()
+	held := w.held
+	w.held = nil
+	if len(held) > 0 {
+		if w.chunk {
+			h.out = http1.AppendChunk(h.out, held)
+		} else {
+			h.out = append(h.out, held...)
+		}
+	}
+}
+
+func (w *h1Writer) appendFields(skip func(key string) bool) {
+	h := w.h
+	for key, values := range w.header {
+		if skip != nil && skip(key) || key == "Connection" || key == "Transfer-Encoding" {
+			continue
+		}
+		for _, v := range values {
+			h.out = http1.AppendText(h.out, key, v)
+		}
+	}
+}
+
+// finish ends the answer.
+func (w *h1Writer) finish() {
+	if w.hijacked || w.h.begun && !w.sentHead { // taken over, or answered by the exchange itself
+		return
+	}
+	if w.status == 0 {
+		w.WriteHeader(http.StatusOK)
+	}
+	if !w.sentHead {
+		w.sendHead(len(w.held))
+	}
+	if w.chunk {
+		w.h.out = http1.AppendLastChunk(w.h.out, w.trailers())
+	}
+	_ = w.send(nil) // a lost client shows as the end of the connection
+}
+
+// trailers are the fields that were announced, or marked with
+// http.TrailerPrefix, once the body is over.
+func (w *h1Writer) trailers() (fields []http1.Field) {
+	add := func(key string, values []string) {
+		for _, v := range values {
+			fields = append(fields, http1.Field{Key: []byte(key), Value: []byte(v)})
+		}
+	}
+	for _, list := range w.header["Trailer"] {
+		for name := range strings.SplitSeq(list, ",") {
+			name = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))
+			add(name, w.header[name])
+		}
+	}
+	for key, values := range w.header {
+		if name, ok := strings.CutPrefix(key, http.TrailerPrefix); ok {
+			add(name, values)
+		}
+	}
+	return fields
+}
+
+// Hijack hands the connection over.
+func (w *h1Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	h := w.h
+	w.hijacked, h.closing = true, true
+	unread := append([]byte(nil), h.in.Unread()...)
+	r := bufio.NewReader(io.MultiReader(strings.NewReader(string(unread)), h.nc))
+	if len(unread) > 0 {
+		if _, err := r.Peek(len(unread)); err != nil {
+			return nil, nil, err
+		}
+	}
+	h.arm(time.Time{})
+	return h.nc, bufio.NewReadWriter(r, bufio.NewWriter(h.nc)), nil
+}
+
+// SetReadDeadline leaves reading to h1's own deadlines.
+func (w *h1Writer) SetReadDeadline(time.Time) error { return nil }
+
+// SetWriteDeadline leaves writing to clientConn's own deadlines.
+func (w *h1Writer) SetWriteDeadline(time.Time) error { return nil }
+
+func (h *h1) challenge(f func(http.ResponseWriter, *http.Request) bool) (done bool) {
+	r, err := h.request(&h.x)
+	if err != nil {
+		return false
+	}
+	w := &h1Writer{h: h, x: &h.x, header: make(http.Header)}
+	if done = f(w, r); done {
+		w.finish()
+		h.x.status = w.status
+	}
+	return done
+}
