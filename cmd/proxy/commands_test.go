@@ -32,7 +32,7 @@ import (
 //	backend NAME [ADDR|stop|start]              an app that tells what it was asked; sets NAME
 //	holds NAME                                  wait until a request to /hold arrived
 //	release NAME                                answer it
-//	get [-X M] [-d BODY] [-H FIELD]... [-start CALL] URL STATUS|cut|refused
+//	get [-until] [-X M] [-d BODY] [-H FIELD]... [-start CALL] URL STATUS|cut|refused
 //	got CALL STATUS|cut                         wait for the answer to get -start
 //	speak 1|2                                   HTTP/1.1 or HTTP/2
 //	trust FILE                                  verify with these roots
@@ -110,11 +110,7 @@ func cmdPostern(ts *testscript.TestScript, neg bool, args []string) {
 	path, err := exec.LookPath("proxy")
 	ts.Check(err)
 	cmd := exec.Command(path, args...)
-	cmd.Dir = ts.MkAbs(".")
-	for _, key := range s.env {
-		cmd.Env = append(cmd.Env, key+"="+ts.Getenv(key))
-	}
-	cmd.Env = append(cmd.Env, env...)
+	s.place(ts, cmd, env)
 	p, err := s.start(name, cmd)
 	ts.Check(err)
 	m, text := p.log.wait(ready, 0)
@@ -134,28 +130,34 @@ func cmdPostern(ts *testscript.TestScript, neg bool, args []string) {
 	_ = s.trust(root) // not every script has one
 }
 
+// place gives cmd the script's folder and environment.
+func (s *scene) place(ts *testscript.TestScript, cmd *exec.Cmd, env []string) {
+	cmd.Dir = ts.MkAbs(".")
+	for _, key := range s.env {
+		cmd.Env = append(cmd.Env, key+"="+ts.Getenv(key))
+	}
+	cmd.Env = append(cmd.Env, env...)
+}
+
 func cmdStarts(ts *testscript.TestScript, neg bool, args []string) {
-	sceneOf(ts, neg)
+	s := sceneOf(ts, neg)
 	if len(args) < 2 {
 		ts.Fatalf("usage: starts CODE [KEY=VALUE...] PROGRAM ARGS...")
 	}
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
 	env, args := assignments(args[1:])
-	for _, e := range env {
-		key, value, _ := strings.Cut(e, "=")
-		defer ts.Setenv(key, ts.Getenv(key))
-		ts.Setenv(key, value)
-	}
-	err = ts.Exec(args[0], args[1:]...)
-	got := 0
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		got = exit.ExitCode()
-	} else if err != nil {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+	s.place(ts, cmd, env)
+	cmd.Stdout, cmd.Stderr = ts.Stdout(), ts.Stderr()
+	err = cmd.Run()
+	if _, ok := errors.AsType[*exec.ExitError](err); err != nil && !ok {
 		ts.Fatalf("%s: %v", args[0], err)
 	}
-	if got != want {
-		ts.Fatalf("exit code %d, want %d\nstdout:\n%s\nstderr:\n%s", got, want, ts.ReadFile("stdout"), ts.ReadFile("stderr"))
+	if got := cmd.ProcessState.ExitCode(); got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
 	}
 }
 
@@ -282,6 +284,10 @@ func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	s := sceneOf(ts, neg)
 	method, body, call := http.MethodGet, "", ""
 	var fields []string
+	until := len(args) > 0 && args[0] == "-until"
+	if until {
+		args = args[1:]
+	}
 	for len(args) > 2 {
 		switch args[0] {
 		case "-X":
@@ -309,6 +315,9 @@ func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 		key, value, _ := strings.Cut(f, ": ")
 		req.Header.Add(key, value)
 	}
+	if until {
+		s.askUntil(req, args[1])
+	}
 	if call == "" {
 		judge(ts, s.ask(req), args[1])
 		return
@@ -316,6 +325,17 @@ func cmdGet(ts *testscript.TestScript, neg bool, args []string) {
 	answers := make(chan *answer, 1)
 	s.calls[call] = answers
 	go func() { answers <- s.ask(req) }() // the client's timeout ends it
+}
+
+// askUntil asks until the status is want, or patience is over.
+func (s *scene) askUntil(req *http.Request, want string) {
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience); time.Now().Before(end); <-tick.C {
+		if a := s.ask(req); strconv.Itoa(a.status) == want {
+			return
+		}
+	}
 }
 
 func (s *scene) ask(req *http.Request) *answer {
