@@ -66,21 +66,29 @@ func certificatesNode(certs []tlsmgr.CertStatus) admin.Node {
 		n.State, n.Detail = admin.OK, "none needed"
 	}
 	for _, c := range certs {
-		child := admin.Node{Name: c.Name, State: admin.OK}
-		switch c.State {
-		case tlsmgr.StateOK:
-		case tlsmgr.StateExpiring:
-			child.State = admin.Warn
-		default:
-			child.State = admin.Fail
+		n.Children = append(n.Children, certNode(c))
+	}
+	return n
+}
+
+func certNode(c tlsmgr.CertStatus) admin.Node {
+	n := admin.Node{Name: c.Name, State: admin.Fail}
+	switch {
+	case c.State == tlsmgr.StateOK:
+		n.State = admin.OK
+	case c.State == tlsmgr.StateExpiring:
+		n.State = admin.Warn
+	case c.State == tlsmgr.StateMissing && c.LastError == "":
+		n.State, n.Detail = admin.Warn, "no certificate yet, the first attempt is under way"
+	}
+	if !c.NotAfter.IsZero() {
+		n.Detail = fmt.Sprintf("until %s, %s", c.NotAfter.Format("2006-01-02 15:04"), c.Issuer)
+	}
+	if c.LastError != "" && n.State != admin.OK {
+		n.Detail = c.LastError
+		if !c.NextAttempt.IsZero() {
+			n.Detail += "; next attempt " + c.NextAttempt.Format("2006-01-02 15:04:05")
 		}
-		if !c.NotAfter.IsZero() {
-			child.Detail = fmt.Sprintf("until %s, %s", c.NotAfter.Format("2006-01-02 15:04"), c.Issuer)
-		}
-		if c.LastError != "" && child.State != admin.OK {
-			child.Detail = c.LastError
-		}
-		n.Children = append(n.Children, child)
 	}
 	return n
 }

@@ -19,7 +19,7 @@ var rooms = map[string]room{
 	"internal/config":   {},
 	"internal/proxy":    {may: []string{"internal/guard", "internal/route", "internal/upstream", "internal/http1"}},
 	"internal/route":    {},
-	"internal/upstream": {},
+	"internal/upstream": {may: []string{"internal/http1"}},
 	"internal/http1":    {},
 	"internal/guard":    {may: []string{"internal/durable"}},
 	"internal/caller":   {},
@@ -94,6 +94,7 @@ var goStatements = map[string]string{
 	"internal/app/demo.go:demo.run":                    "waited for in the same function",
 	"internal/app/samplebackend.go:startSampleBackend": "waited for by close; the demo's backend is no service of the process",
 	"internal/proxy/listen.go:Server.accept":           "one for each connection; counted, and Shutdown waits for them",
+	"internal/upstream/upload.go:link.startUpload":     "waited for: by the exchange, or by Close",
 }
 
 // packageVars may hold package variables that change; the key is "file:name".

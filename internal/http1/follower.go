@@ -167,7 +167,7 @@ func (f *Follower) Feed(p []byte) (n int, err error) {
 		}
 		n += m
 		if why != ok {
-			f.err = &SyntaxError{Reason: why, Status: why.Status()}
+			f.err = &SyntaxError{Reason: why, Status: why.Status(), InBody: f.state > stEndLF || f.trailer}
 			return n, f.err
 		}
 	}

@@ -127,7 +127,8 @@ func Reasons() []Reason {
 // SyntaxError refuses a stream. It carries nothing that the client sent.
 type SyntaxError struct {
 	Reason Reason
-	Status int // the status to answer with before closing
+	Status int  // the status to answer with before closing
+	InBody bool // within a body or its trailers, so a request is being served
 }
 
 func (e *SyntaxError) Error() string {

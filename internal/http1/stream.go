@@ -43,7 +43,7 @@ const (
 var (
 	// ErrTooLong: a head or trailer section does not fit the buffer.
 	ErrTooLong = errors.New("http1: head longer than the limit")
-	errChunk   = errors.New("http1: malformed chunk")
+	ErrBody    = errors.New("http1: malformed chunk")
 	errNoBuf   = errors.New("http1: stream without a buffer")
 )
 
@@ -284,19 +284,19 @@ func (s *Stream) chunkLine() (more bool, err error) {
 	i := bytes.IndexByte(unread, '\n')
 	if i < 0 {
 		if len(unread) > maxChunkLines {
-			return false, errChunk
+			return false, ErrBody
 		}
 		return false, nil
 	}
 	if i == 0 || unread[i-1] != '\r' {
-		return false, errChunk
+		return false, ErrBody
 	}
 	line := unread[:i-1]
 	s.r += i + 1
 	switch b.stage {
 	case afterData:
 		if len(line) != 0 {
-			return false, errChunk
+			return false, ErrBody
 		}
 		b.stage = atSize
 	case atSize:
@@ -322,20 +322,20 @@ func (b *bodyState) chunkSize(line []byte) (uint64, error) {
 	n, digits := uint64(0), 0
 	for digits < len(line) && unhex[line[digits]] < 16 {
 		if digits == 15 { // 15 digits fit an int64 and are an exabyte
-			return 0, errChunk
+			return 0, ErrBody
 		}
 		n = n<<4 | uint64(unhex[line[digits]])
 		digits++
 	}
 	if digits == 0 {
-		return 0, errChunk
+		return 0, ErrBody
 	}
 	ext := line[digits:]
 	if len(ext) > 0 && ext[0] != ';' || valueRun(ext) != len(ext) {
-		return 0, errChunk
+		return 0, ErrBody
 	}
 	if b.exts += len(ext); len(ext) > maxExt || b.exts > maxChunkLines {
-		return 0, errChunk
+		return 0, ErrBody
 	}
 	return n, nil
 }
@@ -345,16 +345,16 @@ func (b *bodyState) chunkSize(line []byte) (uint64, error) {
 func (b *bodyState) addTrailer(line []byte) error {
 	i := bytes.IndexByte(line, ':')
 	if i <= 0 || len(b.trailer) >= DefaultFields {
-		return errChunk
+		return ErrBody
 	}
 	// The line leaves the buffer before the body ends: it is copied.
 	own := append([]byte(nil), line...)
 	f := Field{Name: nameOf(own[:i]), Key: own[:i], Value: trim(own[i+1:])}
 	if !plainField(&f) || f.Name.HopByHop() || f.Name == Host || f.Name == ContentLength {
-		return errChunk
+		return ErrBody
 	}
 	if b.exts += len(line); b.exts > maxChunkLines {
-		return errChunk
+		return ErrBody
 	}
 	b.trailer = append(b.trailer, f)
 	return nil

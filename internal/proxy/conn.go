@@ -29,6 +29,7 @@ type clientConn struct {
 	peer    netip.Addr // who is at the other end of the TCP connection
 	client  netip.Addr // who is judged: the peer, or who its PROXY header names
 	counted netip.Addr // whose connections the guard counts this one to; invalid: nobody's
+	gone    bool       // guarded by srv.mu, as writing client and counted is; closed
 
 	// Used by the reading side alone.
 	pre        []byte  // bytes read past the PROXY header, not handed on yet
@@ -40,8 +41,10 @@ type clientConn struct {
 	requests   atomic.Int64 // requests that reached the handler
 	inFlight   atomic.Int32 // requests in the handler
 	secured    atomic.Bool  // the TLS handshake is done
+	violated   atomic.Bool  // what it sent was no HTTP/1.1
 	judged     atomic.Bool  // already refused or scored as a connection
 	brutal     atomic.Bool  // close with a reset
+	lastRead   atomic.Int64 // when nothing is read any more, Unix nanoseconds; 0: no such time. For net/http forgets deadlines
 	writeLimit atomic.Int64 // the write deadline now set, Unix nanoseconds
 	stall      time.Duration
 
@@ -115,12 +118,12 @@ func (c *clientConn) refuse(reason string, s guard.Signal) {
 	c.srv.cfg.Guard.Observe(c.client, s, time.Now())
 }
 
-// Write gives the client stall time to take p. The deadline is moved at most
-// once a second: setting it costs more than a small write.
+// Write gives the client stall time to take p. The deadline is moved only
+// when a part of it has passed: setting it costs more than a small write.
 func (c *clientConn) Write(p []byte) (int, error) {
 	if c.stall > 0 {
 		now := time.Now()
-		if want := now.Add(c.stall).UnixNano(); want-c.writeLimit.Load() > int64(time.Second) {
+		if want := now.Add(c.stall).UnixNano(); want-c.writeLimit.Load() > int64(min(time.Second, c.stall/4)) {
 			c.writeLimit.Store(want)
 			_ = c.Conn.SetWriteDeadline(time.Unix(0, want))
 		}
@@ -218,9 +221,8 @@ type http1Conn struct {
 	net.Conn // the *clientConn or the *tls.Conn above it
 	client   *clientConn
 	follow   http1.Follower
-	bad      error // the violation, once there was one; reading side alone
-	violated atomic.Bool
-	mute     atomic.Bool
+	bad      *http1.SyntaxError // the violation, once there was one; reading side alone
+	mute     atomic.Bool        // answered here: net/http has nothing more to say
 }
 
 func newHTTP1Conn(nc net.Conn, c *clientConn) *http1Conn {
@@ -231,7 +233,10 @@ func newHTTP1Conn(nc net.Conn, c *clientConn) *http1Conn {
 
 func (h *http1Conn) Read(p []byte) (int, error) {
 	if h.bad != nil {
-		return 0, h.bad
+		return h.readOn(p)
+	}
+	if last := h.client.lastRead.Load(); last != 0 {
+		_ = h.SetReadDeadline(time.Unix(0, last))
 	}
 	n, err := h.Conn.Read(p)
 	if n > 0 {
@@ -239,9 +244,9 @@ func (h *http1Conn) Read(p []byte) (int, error) {
 		if bad != nil {
 			h.violation(bad)
 			if good > 0 {
-				return good, nil
+				return good, nil // requests that came before are served before
 			}
-			return 0, h.bad
+			return h.readOn(p)
 		}
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) && h.client.requests.Load() == 0 && !h.client.judged.Swap(true) {
@@ -251,23 +256,49 @@ func (h *http1Conn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// violation answers a malformed head itself: net/http knows only 400. It may
-// write because net/http reads a head only when no answer is under way; in
-// the middle of an exchange the handler learns of it as a read error.
+// violation notes and scores what RFC 9112 forbids.
 func (h *http1Conn) violation(err error) {
-	h.bad = err
-	h.violated.Store(true)
-	c := h.client
-	status, reason := 400, "malformed"
-	if se, ok := errors.AsType[*http1.SyntaxError](err); ok {
-		status, reason = se.Status, se.Reason.String()
+	bad, ok := errors.AsType[*http1.SyntaxError](err)
+	if !ok { // Feed has no other
+		bad = &http1.SyntaxError{Status: 400}
 	}
-	c.srv.noteMalformed(c, reason)
-	if c.inFlight.Load() > 0 {
+	h.bad = bad
+	c := h.client
+	c.violated.Store(true)
+	c.srv.noteMalformed(c, bad.Reason.String())
+}
+
+// readOn is Read after a violation. In a body it is the handler's to answer.
+// Otherwise net/http reads for one of two reasons: byte by byte, while a
+// request that came before is served, to learn whether the client is gone; or
+// for the head of the next request, when all before are answered. Only then
+// the malformed head is answered, and here, for net/http knows only 400.
+func (h *http1Conn) readOn(p []byte) (int, error) {
+	if h.bad.InBody || h.mute.Load() {
+		return 0, h.bad
+	}
+	if len(p) == 1 {
+		for {
+			if _, err := h.Conn.Read(p); err != nil {
+				return 0, err
+			}
+		}
+	}
+	c := h.client
+	_, _ = h.Conn.Write(rawProblem(h.bad.Status, h.bad.Reason.String(), c.srv.ids.next()))
+	h.mute.Store(true)
+	h.linger()
+	return 0, h.bad
+}
+
+// linger reads what a client is still sending, so that closing does not reset
+// the connection before it has read the answer.
+func (h *http1Conn) linger() {
+	if h.CloseWrite() != nil || h.client.srv.cfg.Guard.Banned(h.client.client, time.Now()) {
 		return
 	}
-	_, _ = h.Conn.Write(rawProblem(status, reason, c.srv.ids.next()))
-	h.mute.Store(true)
+	_ = h.SetReadDeadline(time.Now().Add(bodyLinger))
+	_, _ = io.CopyN(io.Discard, h.Conn, 256<<10)
 }
 
 // noteMalformed counts and scores a request that RFC 9112 forbids.
@@ -295,11 +326,11 @@ func (h *http1Conn) CloseWrite() error {
 	return nil
 }
 
-// Close scores heads that were complete and yet reached no handler: net/http
-// refused them.
+// Close scores a first head that was complete and yet reached no handler:
+// net/http refused it. Later ones may be left over because the client went.
 func (h *http1Conn) Close() error {
 	c := h.client
-	if !h.violated.Load() && h.follow.Requests() > c.requests.Load() && !c.judged.Swap(true) {
+	if !c.violated.Load() && c.requests.Load() == 0 && h.follow.Requests() > 0 && !c.judged.Swap(true) {
 		c.srv.metrics.malformed.WithLabelValues("refused_by_engine").Inc()
 		c.srv.cfg.Guard.Observe(c.client, guard.Malformed, time.Now())
 	}

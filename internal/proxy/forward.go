@@ -6,28 +6,35 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
+	"slices"
 	"strings"
 	"sync"
 
 	"golang.org/x/net/http/httpguts"
 
+	"postern/internal/http1"
 	"postern/internal/upstream"
 )
 
 // toUpstream sends the request to a backend and its answer to the client.
-func (m *stdMessage) toUpstream(x *exchange, rt *Route, out *http.Request) {
+func (m *stdMessage) toUpstream(x *exchange, rt *Route, out *http.Request, hints *earlyHints) {
 	ctx, cancel := context.WithCancel(m.r.Context())
 	defer cancel()
-	hints := &earlyHints{w: &m.w}
-	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: hints.pass})
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		Got1xxResponse: hints.pass, Got100Continue: hints.agree, GotFirstResponseByte: hints.begin,
+	})
 	x.trace = newTrace()
 	out = out.WithContext(upstream.WithTrace(ctx, x.trace))
 
 	res, err := rt.Upstream.RoundTrip(out)
 	hints.stop()
 	if err != nil {
-		if x.upstreamFailed(err, m.r.Context().Err() != nil) {
-			panic(http.ErrAbortHandler)
+		gone := m.r.Context().Err() != nil
+		if failure := m.body.failure(gone); failure != nil {
+			err, gone = failure, true // unless it is one to be answered
+		}
+		if x.upstreamFailed(err, gone) {
+			m.abort()
 		}
 		return
 	}
@@ -41,7 +48,7 @@ func (m *stdMessage) toUpstream(x *exchange, rt *Route, out *http.Request) {
 
 // outgoing builds the backend's request. It answers the client and returns
 // false when there is nothing to send.
-func (m *stdMessage) outgoing(x *exchange, rt *Route) (*http.Request, bool) {
+func (m *stdMessage) outgoing(x *exchange, rt *Route, hints *earlyHints) (*http.Request, bool) {
 	r := m.r
 	if x.tooLarge(rt) {
 		return nil, false
@@ -62,12 +69,12 @@ func (m *stdMessage) outgoing(x *exchange, rt *Route) (*http.Request, bool) {
 		x.problem(http.StatusBadRequest, "bad_path", "The request target is not valid.")
 		return nil, false
 	}
-	if b := m.requestBody(x, rt); b != nil {
+	if b := m.requestBody(x, rt, hints); b != nil {
 		out.Body = b
 	}
 
 	upgrade := ""
-	if r.ProtoMajor == 1 {
+	if r.ProtoMajor == 1 && m.body == nil {
 		upgrade = upgradeOf(r.Header)
 	}
 	trailers := httpguts.HeaderValuesContainsToken(r.Header["Te"], "trailers")
@@ -88,36 +95,54 @@ func (m *stdMessage) outgoing(x *exchange, rt *Route) (*http.Request, bool) {
 }
 
 // requestBody bounds the body by size and by progress; nil: there is none.
-func (m *stdMessage) requestBody(x *exchange, rt *Route) *clientBody {
+func (m *stdMessage) requestBody(x *exchange, rt *Route, hints *earlyHints) *clientBody {
 	r := m.r
 	if r.ContentLength == 0 || r.Body == nil || r.Body == http.NoBody {
 		return nil
 	}
 	stall := x.snap.Limits.Stall
-	if isGRPC(r.Header.Get("Content-Type")) {
+	if r.ProtoMajor == 2 && isGRPC(r.Header.Get("Content-Type")) {
 		stall = 0
 	}
-	m.body = &clientBody{body: r.Body, left: rt.MaxBody, bounded: rt.MaxBody > 0, stall: stall}
-	if stall > 0 {
-		m.body.control = http.NewResponseController(m.w.ResponseWriter)
+	cleanTrailer(r.Trailer)
+	m.body = &clientBody{
+		body: r.Body, h1: r.ProtoMajor == 1, left: rt.MaxBody, bounded: rt.MaxBody > 0, stall: stall, budget: stall,
+		trailer: r.Trailer, conn: x.conn, over: make(chan struct{}), control: http.NewResponseController(m.w.ResponseWriter),
+	}
+	m.body.idle.L = &m.body.mu
+	if r.ProtoMajor == 1 && r.ProtoMinor > 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue") {
+		hints.agreed = make(chan struct{})
+		m.body.hints = hints
 	}
 	return m.body
 }
 
 // pass sends a backend's response to the client.
 func (m *stdMessage) pass(x *exchange, res *http.Response) {
+	if res.StatusCode < 200 || res.StatusCode > 599 {
+		x.problem(http.StatusBadGateway, "malformed", "The application's answer has a status that does not exist.")
+		return
+	}
+	m.settleBody()
 	h := m.w.Header()
 	removeHopByHop(res.Header)
 	for field, values := range res.Header {
 		h[field] = values
 	}
 	m.ownFields(x, h)
+	if _, ok := h["Content-Type"]; !ok {
+		h["Content-Type"] = nil // or net/http would guess one
+	}
+	if res.StatusCode == http.StatusNoContent {
+		delete(h, "Content-Length") // RFC 9110 section 8.6
+	}
 	announced := len(res.Trailer)
 	if announced > 0 {
 		names := make([]string, 0, announced)
 		for name := range res.Trailer {
 			names = append(names, name)
 		}
+		slices.Sort(names)
 		h["Trailer"] = []string{strings.Join(names, ", ")}
 	}
 	m.w.WriteHeader(res.StatusCode)
@@ -125,12 +150,13 @@ func (m *stdMessage) pass(x *exchange, res *http.Response) {
 		_ = http.NewResponseController(&m.w).Flush() // a stream's head is news too; a lost client shows at the next write
 	}
 	if err := m.copyBody(x, res); err != nil {
+		_ = http.NewResponseController(&m.w).Flush() // what came is the client's; it may be able to resume
 		x.err = err
 		x.verdict = "broken_response"
 		if m.r.Context().Err() != nil {
 			x.verdict = "client_gone"
 		}
-		panic(http.ErrAbortHandler) // the client must not take half an answer for a whole one
+		m.abort() // the client must not take half an answer for a whole one
 	}
 	m.trailers(h, res.Trailer, announced)
 }
@@ -174,6 +200,10 @@ func (x *exchange) upstreamFailed(err error, clientGone bool) (gone bool) {
 		x.problem(http.StatusRequestTimeout, "body_stalled", stalled.Error())
 		return false
 	}
+	if _, ok := errors.AsType[*http1.SyntaxError](err); ok {
+		x.problem(http.StatusBadRequest, "malformed", "The request body is not valid HTTP/1.1 (RFC 9112).")
+		return false
+	}
 	if clientGone {
 		x.verdict = "client_gone"
 		return true
@@ -191,19 +221,74 @@ func (x *exchange) upstreamFailed(err error, clientGone bool) (gone bool) {
 }
 
 // earlyHints passes informational responses on (RFC 9110 section 15.2), until
-// the final one begins. 100 is net/http's own business.
+// the final one begins. They come from the goroutine that reads the backend's
+// connection, while another one reads the client's body.
 type earlyHints struct {
-	mu   sync.Mutex
 	w    *responseWriter
-	over bool // guarded by mu
+	mute bool // the client is of HTTP/1.0, which knows none
+
+	agreed chan struct{} // closed when the backend wants the body; nil: the client does not wait to be asked
+
+	mu    sync.Mutex
+	begun bool // guarded by mu; an answer begins, and not with 103 or the like
+	asked bool // guarded by mu
+	over  bool // guarded by mu
+}
+
+// agree is called when the backend said 100, before it gets the body.
+func (e *earlyHints) agree() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.agreed != nil && !e.asked {
+		e.ask()
+		close(e.agreed)
+	}
+}
+
+func (e *earlyHints) begin() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.begun = true
+}
+
+// ask says 100 Continue to the client, once. e.mu is held.
+func (e *earlyHints) ask() {
+	if !e.over && !e.asked {
+		e.w.WriteHeader(http.StatusContinue)
+	}
+	e.asked = true
+}
+
+// awaitBody is called before the first byte of a body that the client sends
+// only when asked. net/http does so when the backend said 100, when it said
+// nothing for a second, and also when it refused; the last must not make the
+// client send what nobody wants. It reports whether the body may be read, and
+// waits for done otherwise.
+func (e *earlyHints) awaitBody(done <-chan struct{}) bool {
+	e.mu.Lock()
+	silent := !e.begun && !e.over
+	if silent {
+		e.ask()
+	}
+	e.mu.Unlock()
+	if silent {
+		return true
+	}
+	select {
+	case <-e.agreed:
+		return true
+	case <-done:
+		return false
+	}
 }
 
 func (e *earlyHints) pass(code int, header textproto.MIMEHeader) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.over || code == http.StatusContinue || code == http.StatusSwitchingProtocols {
+	if e.over || e.mute || code == http.StatusContinue || code == http.StatusSwitchingProtocols {
 		return nil
 	}
+	e.begun = false
 	h := e.w.Header()
 	removeHopByHop(http.Header(header))
 	for field, values := range header {

@@ -25,7 +25,8 @@ var forwardingFields = []string{ // read only
 	"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Forwarded-Port", "X-Forwarded-Server",
 	"X-Forwarded-Prefix", "X-Forwarded-Uri", "X-Forwarded-Ssl", "X-Forwarded-Scheme", "X-Real-Ip", "X-Client-Ip", "X-Cluster-Client-Ip",
 	"X-Original-Url", "X-Rewrite-Url", "X-Request-Id",
-	"True-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Original-Forwarded-For",
+	"X-Forwarded", "X-Forwarded-By", "X-Forwarded-Protocol", "X-Forwarded-Client-Cert", "Forwarded-For", "Front-End-Https",
+	"X-Originating-Ip", "X-Remote-Ip", "X-Remote-Addr", "True-Client-Ip", "Cf-Connecting-Ip", "Fastly-Client-Ip", "X-Original-Forwarded-For",
 }
 
 // removeHopByHop deletes from h what belongs to the connection it came on,
@@ -52,6 +53,7 @@ func cleanInbound(h http.Header, trusted bool) {
 			delete(h, field)
 		}
 	}
+	delete(h, "Proxy") // CGI would make HTTP_PROXY of it (CVE-2016-5385)
 	for field := range h {
 		if strings.HasPrefix(field, "X-Postern-") {
 			delete(h, field)
@@ -79,20 +81,42 @@ func reserved(name string) bool {
 		}
 	}
 	switch name {
-	case "Host", "Content-Length", "Content-Type", "Authorization", "Cookie":
+	case "Host", "Content-Length", "Content-Type", "Authorization", "Cookie", "Proxy":
 		return true
 	}
 	return false
 }
 
+// cleanTrailer removes from a request's trailers what may not stand there
+// (RFC 9110 section 6.5.1) and what only a proxy may say: some backends merge
+// trailers into the header. The engine adds to the map when they come, so it
+// is cleaned before and after.
+func cleanTrailer(h http.Header) {
+	for field := range h {
+		if reserved(textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(field, "_", "-"))) {
+			delete(h, field)
+		}
+	}
+}
+
 // upgradeOf returns the protocol an Upgrade field asks for, "" if none: both
 // Connection: upgrade and one Upgrade token are needed (RFC 9110 section
-// 7.8).
+// 7.8). HTTP/2 and TLS are not passed on: a tunnel of them would carry
+// requests past all rules.
 func upgradeOf(h http.Header) string {
-	if !httpguts.HeaderValuesContainsToken(h["Connection"], "Upgrade") {
+	values := h["Upgrade"]
+	if len(values) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "Upgrade") {
 		return ""
 	}
-	return h.Get("Upgrade")
+	name, version, versioned := strings.Cut(values[0], "/")
+	if !httpguts.ValidHeaderFieldName(name) || versioned && !httpguts.ValidHeaderFieldName(version) {
+		return ""
+	}
+	switch strings.ToLower(name) {
+	case "h2c", "h2", "http", "tls":
+		return ""
+	}
+	return values[0]
 }
 
 // forwarding is what a backend is told about who asked and how.

@@ -33,7 +33,8 @@ func (k Kind) String() string {
 // until net/http takes it over; Shutdown waits for them.
 func (s *Server) Serve(l net.Listener, kind Kind) error {
 	if !s.track(l) {
-		return l.Close()
+		_ = l.Close() // perhaps Shutdown did before
+		return nil
 	}
 	defer s.untrack(l)
 	for {
@@ -167,13 +168,19 @@ func (s *Server) identifyPeer(c *clientConn) bool {
 		s.log.Debug("PROXY header refused", "peer", c.peer, "err", err)
 		return false
 	}
-	if client.IsValid() {
-		c.client = client
+	if !client.IsValid() {
+		client = c.peer
 	}
-	if !s.enter(c.client, c.start) {
+	if !s.enter(client, c.start) {
 		return false
 	}
-	c.counted = c.client
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if c.gone { // Shutdown cut it meanwhile, and nobody gives back what was counted
+		s.cfg.Guard.ConnClosed(client)
+		return false
+	}
+	c.client, c.counted = client, client
 	return true
 }
 
@@ -182,9 +189,11 @@ func (s *Server) closed(c *clientConn) {
 	s.mu.Lock()
 	_, tracked := s.conns[c]
 	delete(s.conns, c)
+	c.gone = true
+	client, counted := c.client, c.counted
 	s.mu.Unlock()
-	if c.counted.IsValid() {
-		s.cfg.Guard.ConnClosed(c.counted)
+	if counted.IsValid() {
+		s.cfg.Guard.ConnClosed(counted)
 	}
 	if !tracked {
 		return
@@ -194,7 +203,7 @@ func (s *Server) closed(c *clientConn) {
 	s.metrics.sent.Add(float64(c.out.Load()))
 	if c.kind == KindHTTP || c.secured.Load() {
 		if c.requests.Load() == 0 && !c.judged.Load() {
-			s.cfg.Guard.Observe(c.client, guard.Timeout, time.Now())
+			s.cfg.Guard.Observe(client, guard.Timeout, time.Now())
 		}
 	}
 }

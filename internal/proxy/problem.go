@@ -46,8 +46,8 @@ func (x *exchange) problem(status int, reason, detail string, more ...textField)
 // not answer.
 func rawProblem(status int, reason, id string) []byte {
 	body := problemBody(status, reason, "The request is not valid HTTP/1.1 (RFC 9112).", id)
-	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nContent-Type: application/problem+json\r\nContent-Length: %d\r\nConnection: close\r\nX-Request-Id: %s\r\n\r\n%s",
-		status, http.StatusText(status), len(body), id, body)
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nContent-Length: %d\r\nConnection: close\r\nX-Request-Id: %s\r\n\r\n%s",
+		status, http.StatusText(status), time.Now().UTC().Format(http.TimeFormat), len(body), id, body)
 }
 
 // rateFields are RateLimit, RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers)

@@ -76,7 +76,7 @@ func (x *exchange) accessLine(rm *routeMetrics, took time.Duration) {
 		attrs = append(attrs, slog.String("upstream", t.Target), slog.Float64("upstream_ms", ms(t.FirstByte)), slog.Int("attempts", t.Attempts))
 	}
 	if x.err != nil {
-		attrs = append(attrs, slog.String("err", x.err.Error()))
+		attrs = append(attrs, slog.String("err", bounded(x.err.Error())))
 	}
 	x.snap.Access.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
 }

@@ -17,6 +17,9 @@ type stdMessage struct {
 	w    responseWriter
 	r    *http.Request
 	body *clientBody // nil: none, or not forwarded
+
+	guarded bool // a write deadline stands
+	cut     bool // the exchange ends in the middle of an answer
 }
 
 var stdMessages = sync.Pool{New: func() any { return new(stdMessage) }}
@@ -41,7 +44,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (m *stdMessage) free() {
 	if m.body != nil {
-		m.body.stop()
+		m.body.stop(m.cut)
 	}
 	*m = stdMessage{}
 	stdMessages.Put(m)
@@ -60,6 +63,7 @@ func (m *stdMessage) answer(x *exchange, a answer) {
 	if m.w.wroteHeader {
 		return // too late for an answer
 	}
+	m.settleBody()
 	h := m.w.Header()
 	for _, f := range a.fields {
 		h[f.name] = []string{f.value}
@@ -69,6 +73,7 @@ func (m *stdMessage) answer(x *exchange, a answer) {
 	}
 	m.w.WriteHeader(a.status)
 	if x.method != http.MethodHead && len(a.body) > 0 {
+		m.guardWrites()
 		_, _ = m.w.Write(a.body) // the client may be gone; the access line says so
 	}
 	x.status, x.sent = m.w.status, m.w.bytes
@@ -92,15 +97,15 @@ func (m *stdMessage) forward(x *exchange, rt *Route) {
 			x.status, x.sent = m.w.status, m.w.bytes
 		}
 	}()
-	out, ok := m.outgoing(x, rt)
+	hints := &earlyHints{w: &m.w, mute: !m.r.ProtoAtLeast(1, 1)}
+	out, ok := m.outgoing(x, rt, hints)
 	if !ok {
 		return
 	}
-	m.toUpstream(x, rt, out)
+	m.toUpstream(x, rt, out, hints)
 }
 
-// removeFields and setFields are what a request's header loses and gets on
-// its way to a backend.
+// setForwarding tells the backend who asked and how.
 func (m *stdMessage) setForwarding(x *exchange, h http.Header) {
 	f := x.forwarding()
 	h["X-Forwarded-For"] = []string{f.chain}
@@ -111,9 +116,15 @@ func (m *stdMessage) setForwarding(x *exchange, h http.Header) {
 	h["Forwarded"] = []string{f.forwarded}
 }
 
-// trace is what upstream fills in; not part of a pooled value, for the
+// newTrace is what upstream fills in; not part of a pooled value, for the
 // transport may write to it late.
 func newTrace() *upstream.Trace { return new(upstream.Trace) }
+
+// abort cuts the connection or stream in the middle of an exchange.
+func (m *stdMessage) abort() {
+	m.cut = true
+	panic(http.ErrAbortHandler)
+}
 
 // isGRPC reports whether a content type is gRPC's: its streams rest as long as
 // they like.

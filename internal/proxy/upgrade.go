@@ -24,6 +24,11 @@ func (m *stdMessage) upgrade(x *exchange, out *http.Request, res *http.Response)
 		return
 	}
 	defer backend.Close()
+	if x.conn.violated.Load() { // what the client sent ahead of the 101 was no HTTP
+		m.w.Header()["Connection"] = []string{"close"}
+		x.problem(http.StatusBadRequest, "malformed", "The request is not valid HTTP/1.1 (RFC 9112).")
+		return
+	}
 	client, buffered, err := http.NewResponseController(&m.w).Hijack()
 	if err != nil {
 		x.err = err
@@ -33,6 +38,10 @@ func (m *stdMessage) upgrade(x *exchange, out *http.Request, res *http.Response)
 	defer client.Close()
 	if h, ok := client.(*http1Conn); ok {
 		h.follow.Opaque()
+		if x.conn.violated.Load() { // it came only now: nothing reads the connection any more
+			x.err, x.verdict = h.bad, "malformed"
+			return
+		}
 	}
 	removeHopByHop(res.Header)
 	m.ownFields(x, res.Header)

@@ -3,9 +3,12 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"io"
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // backend is a target with its connections. Its health is guarded by the
@@ -18,9 +21,12 @@ type backend struct {
 	tlsBoth   *tls.Config // offers h2 and http/1.1; nil without TLS
 	tlsOne    *tls.Config // offers http/1.1, for upgrades
 	health    health
+	answered  prometheus.Counter // nil without metrics
 
 	mu      sync.Mutex
-	idle    []*conn   // HTTP/1.1, longest idle first; the newest is taken first
+	idle    shelf[*conn] // HTTP/1.1, for RoundTrip
+	links   shelf[*link] // HTTP/1.1, for Wire
+	keep    keepAlive
 	shared  []*conn   // HTTP/2, open
 	dialing *dialCall // the one dial towards a backend that speaks HTTP/2
 	h2      bool      // it does, as far as we know
@@ -101,9 +107,9 @@ func (b *backend) opened(c *conn, h1 bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !h1 {
-		b.h2 = c.wire == nil
+		b.h2 = c.tap == nil
 	}
-	if c.wire == nil {
+	if c.tap == nil {
 		_ = c.cc.Reserve() // it is new: the first stream is ours
 		c.lastUse = time.Now()
 		b.shared = append(b.shared, c)
@@ -123,14 +129,12 @@ func (b *backend) takeLocked(w want) *conn {
 			return c
 		}
 	}
-	for len(b.idle) > 0 && !w.fresh {
-		last := len(b.idle) - 1
-		c := b.idle[last]
-		if b.expired(c, time.Now()) {
-			return nil // so are all the others; the sweeper is on its way
+	for !w.fresh {
+		now := time.Now()
+		c, _, ok := b.idle.take(now, b.limitLocked(now))
+		if !ok {
+			return nil
 		}
-		b.idle[last] = nil
-		b.idle = b.idle[:last]
 		if c.cc.Err() == nil {
 			return c
 		}
@@ -138,26 +142,29 @@ func (b *backend) takeLocked(w want) *conn {
 	return nil
 }
 
+// limitLocked is how long an idle HTTP/1.1 connection is kept.
+func (b *backend) limitLocked(now time.Time) time.Duration {
+	return b.keep.limit(b.pool.cfg.Idle, now)
+}
+
 // put keeps an HTTP/1.1 connection for the next request. It reports false if
 // there is no room for it.
-func (b *backend) put(c *conn) bool {
+func (b *backend) put(c *conn) bool { return shelve(b, &b.idle, c) }
+
+func shelve[C io.Closer](b *backend, s *shelf[C], c C) bool {
 	b.mu.Lock()
 	if b.closed || b.pool.cfg.Idle <= 0 {
 		b.mu.Unlock()
 		return false
 	}
-	var oldest *conn
-	if len(b.idle) >= b.pool.cfg.MaxIdlePerTarget {
-		oldest = b.idle[0]
-		copy(b.idle, b.idle[1:])
-		b.idle = b.idle[:len(b.idle)-1]
+	now := time.Now()
+	oldest, full := s.put(c, now, b.pool.cfg.MaxIdlePerTarget)
+	if !b.armed {
+		b.armLocked(b.limitLocked(now))
 	}
-	c.lastUse = time.Now()
-	b.idle = append(b.idle, c)
-	b.armLocked(b.pool.cfg.Idle)
 	b.mu.Unlock()
-	if oldest != nil {
-		_ = oldest.cc.Close()
+	if full {
+		_ = oldest.Close()
 	}
 	return true
 }
@@ -169,17 +176,9 @@ func (b *backend) touch(c *conn) {
 	b.mu.Unlock()
 }
 
-// expired reports whether c was idle too long. Both clocks count: the
-// monotonic one stands still while the machine sleeps.
+// expired reports whether a shared connection was idle too long.
 func (b *backend) expired(c *conn, now time.Time) bool {
-	limit := b.pool.cfg.Idle
-	return now.Sub(c.lastUse) >= limit || now.Round(0).Sub(c.lastUse.Round(0)) >= limit
-}
-
-// left is how long c may stay idle yet; never 0, so that a timer set to it
-// makes progress.
-func (b *backend) left(c *conn, now time.Time) time.Duration {
-	return max(c.lastUse.Add(b.pool.cfg.Idle).Sub(now), time.Millisecond)
+	return idleFor(c.lastUse, now) >= b.pool.cfg.Idle
 }
 
 // period is how often the sweeper looks at connections it cannot date.
@@ -206,19 +205,21 @@ func (b *backend) armLocked(d time.Duration) {
 // there are connections to watch.
 func (b *backend) sweep() {
 	now := time.Now()
-	var dead []*conn
+	var dead []io.Closer
 	b.mu.Lock()
 	b.armed = false
-	n := 0
-	for n < len(b.idle) && (b.closed || b.expired(b.idle[n], now)) {
-		n++
+	limit := b.limitLocked(now)
+	if b.closed {
+		limit = 0
 	}
-	dead = append(dead, b.idle[:n]...)
-	b.idle = append(b.idle[:0], b.idle[n:]...)
-	clear(b.idle[len(b.idle):cap(b.idle)])
+	dead = b.idle.expire(dead, now, limit)
+	dead = b.links.expire(dead, now, limit)
 	next := b.period()
-	if len(b.idle) > 0 {
-		next = b.left(b.idle[0], now)
+	if d, ok := b.idle.left(now, limit); ok {
+		next = min(next, d)
+	}
+	if d, ok := b.links.left(now, limit); ok {
+		next = min(next, d)
 	}
 	open := b.shared[:0]
 	for _, c := range b.shared {
@@ -230,18 +231,18 @@ func (b *backend) sweep() {
 			dead = append(dead, c)
 			continue
 		case !busy:
-			next = min(next, b.left(c, now))
+			next = min(next, max(b.pool.cfg.Idle-idleFor(c.lastUse, now), time.Millisecond))
 		}
 		open = append(open, c)
 	}
 	clear(b.shared[len(open):])
 	b.shared = open
-	if len(b.shared)+len(b.idle) > 0 {
+	if len(b.shared)+len(b.idle.list)+len(b.links.list) > 0 {
 		b.armLocked(next)
 	}
 	b.mu.Unlock()
 	for _, c := range dead {
-		_ = c.cc.Close()
+		_ = c.Close()
 	}
 }
 

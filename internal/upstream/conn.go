@@ -8,8 +8,10 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"os"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/http2"
@@ -17,59 +19,57 @@ import (
 
 // conn is one connection to a backend. On HTTP/1.1 it carries one exchange at
 // a time and belongs to the attempt that took it; on HTTP/2 it is shared.
-//
-// This is the seam for another HTTP/1.1 client: whatever can send one request
-// on one connection and say answered, unsent and reusable fits here.
 type conn struct {
 	b       *backend
 	cc      *http.ClientConn
-	wire    *wireConn    // nil on HTTP/2
+	tap     *tap         // nil on HTTP/2
 	uses    atomic.Int64 // exchanges begun
-	lastUse time.Time    // guarded by b.mu; on HTTP/1.1 since when it is idle
+	lastUse time.Time    // of an HTTP/2 connection; guarded by b.mu
 }
 
-// exchange is what came of one request on one connection.
-type exchange struct {
-	resp     *http.Response
-	err      error
-	reused   bool // the connection had carried a request before
-	answered bool // a byte of an answer arrived, be it of a 1xx response
-	unsent   bool // net/http refused the request and the connection is as good as before
-}
+// Close closes a connection that carries nothing.
+func (c *conn) Close() error { return c.cc.Close() }
 
 // send carries r over the connection. The response's Body gives the
 // connection back. body is r's and may be nil.
-func (c *conn) send(r *http.Request, body *replayBody) exchange {
-	x := exchange{reused: c.uses.Add(1) > 1}
+func (c *conn) send(r *http.Request, body *replayBody) (resp *http.Response, x exchange) {
+	x.reused = c.uses.Add(1) > 1
 	out := c.outgoing(r)
 	out.Body = nil
 	if body != nil {
-		out.Body = body.attempt(x.reused || c.wire == nil)
+		out.Body = body.attempt(x.reused || c.tap == nil)
 	}
-	if c.wire != nil {
-		c.wire.begin(c.requestLine(out))
-		x.resp, x.err = c.cc.RoundTrip(out)
-		x.answered = c.wire.answered()
+	if c.tap != nil {
+		c.tap.begin(c.requestLine(out))
+		resp, x.err = c.cc.RoundTrip(out)
+		x.answered = c.tap.answered()
 	} else {
 		var answered atomic.Bool
 		out = out.WithContext(httptrace.WithClientTrace(out.Context(), &httptrace.ClientTrace{
 			GotFirstResponseByte: func() { answered.Store(true) },
 		}))
-		x.resp, x.err = c.cc.RoundTrip(out)
+		resp, x.err = c.cc.RoundTrip(out)
 		x.answered = answered.Load()
 	}
 	switch {
 	case x.err != nil:
-		x.unsent = !x.answered && broken(x.err) && !refused(x.err) && c.cc.Available() > 0
+		x.refused, x.lost = refused(x.err), broken(x.err)
+		x.unsent = !x.answered && x.lost && !x.refused && c.cc.Available() > 0
+		switch {
+		case errors.Is(x.err, os.ErrDeadlineExceeded):
+			x.late = "send"
+		case isTimeout(x.err) && !errors.Is(x.err, syscall.ETIMEDOUT):
+			x.late = "response"
+		}
 		c.release()
-	case x.resp.StatusCode == http.StatusSwitchingProtocols && c.wire != nil:
-		c.wire.upgrade() // Body is the connection, and the caller's
-	case c.wire != nil && c.cc.Available() == 1:
+	case resp.StatusCode == http.StatusSwitchingProtocols && c.tap != nil:
+		c.tap.upgrade() // Body is the connection, and the caller's
+	case c.tap != nil && c.cc.Available() == 1:
 		c.release() // there is no body to wait for
 	default:
-		x.resp.Body = &responseBody{ReadCloser: x.resp.Body, conn: c}
+		resp.Body = &responseBody{ReadCloser: resp.Body, conn: c}
 	}
-	return x
+	return resp, x
 }
 
 // outgoing returns the copy of r that net/http is to send.
@@ -81,7 +81,7 @@ func (c *conn) outgoing(r *http.Request) *http.Request {
 	out.URL = new(url.URL)
 	*out.URL = *r.URL
 	out.URL.Scheme, out.URL.Host = c.b.scheme(), c.b.host
-	if c.wire == nil && strings.HasPrefix(out.URL.Opaque, "//") {
+	if c.tap == nil && strings.HasPrefix(out.URL.Opaque, "//") {
 		// net/url would write "http://x" for the path "//x". For HTTP/2,
 		// net/http cuts the scheme and the host off again.
 		host := out.Host
@@ -111,7 +111,7 @@ func (c *conn) requestLine(out *http.Request) (placeholder, line []byte) {
 // release gives the connection back after an exchange: to the pool if it can
 // carry another, else to the kernel.
 func (c *conn) release() {
-	if c.wire == nil {
+	if c.tap == nil {
 		c.b.touch(c)
 		return
 	}
@@ -150,42 +150,53 @@ func dialed(ctx context.Context, _, _ string) (net.Conn, error) {
 	return ctx.Value(dialedKey{}).(net.Conn), nil
 }
 
-// dial opens a connection within the pool's Connect limit, the TLS handshake
-// included. h1 asks for HTTP/1.1 where the backend has a choice.
+// dial opens a connection for RoundTrip. h1 asks for HTTP/1.1 where the backend has a choice.
 func (b *backend) dial(ctx context.Context, h1 bool) (*conn, error) {
-	limit := b.pool.cfg.Connect
-	dctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	var d net.Dialer
-	nc, err := d.DialContext(dctx, b.network, b.addr)
+	cfg := b.tlsBoth
+	if h1 {
+		cfg = b.tlsOne
+	}
+	nc, _, err := b.connect(ctx, cfg)
 	if err != nil {
-		return nil, dialError(b.text, limit, "connect", err)
+		return nil, err
 	}
 	shared := b.h2c
-	if b.tls {
-		cfg := b.tlsBoth
-		if h1 {
-			cfg = b.tlsOne
-		}
-		tc := tls.Client(nc, cfg)
-		if err := tc.HandshakeContext(dctx); err != nil {
-			_ = nc.Close()
-			return nil, dialError(b.text, limit, "tls", err)
-		}
-		nc = tc
+	if tc, ok := nc.(*tls.Conn); ok {
 		shared = tc.ConnectionState().NegotiatedProtocol == "h2"
 	}
 	c := &conn{b: b}
 	if !shared {
-		c.wire = &wireConn{Conn: nc, stall: b.pool.cfg.Response}
-		nc = c.wire
+		c.tap = &tap{Conn: nc, stall: b.pool.cfg.Response}
+		nc = c.tap
 	}
 	c.cc, err = b.transport.NewClientConn(context.WithValue(ctx, dialedKey{}, nc), b.scheme(), b.fake)
 	if err != nil {
 		_ = nc.Close()
-		return nil, dialError(b.text, limit, "connect", err)
+		return nil, dialError(b.text, b.pool.cfg.Connect, "connect", err)
 	}
 	return c, nil
+}
+
+// connect opens a connection within the pool's Connect limit, the TLS
+// handshake included. base is what is below TLS, or nc itself.
+func (b *backend) connect(ctx context.Context, cfg *tls.Config) (nc, base net.Conn, err error) {
+	limit := b.pool.cfg.Connect
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	var d net.Dialer
+	base, err = d.DialContext(ctx, b.network, b.addr)
+	if err != nil {
+		return nil, nil, dialError(b.text, limit, "connect", err)
+	}
+	if !b.tls {
+		return base, base, nil
+	}
+	tc := tls.Client(base, cfg)
+	if err := tc.HandshakeContext(ctx); err != nil {
+		_ = base.Close()
+		return nil, nil, dialError(b.text, limit, "tls", err)
+	}
+	return tc, base, nil
 }
 
 // newTransport returns the net/http client below the connections of a pool. It

@@ -87,6 +87,7 @@ func (e *RequestError) Unwrap() error { return e.Err }
 
 var (
 	errUpgradeOverH2 = errors.New("an upgrade needs HTTP/1.1, and this backend was configured as h2c")
+	errGivenUp       = errors.New("the client is gone")
 	errLeftovers     = errors.New("the request body has been read too far to send it again")
 )
 

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -13,6 +14,8 @@ type Metrics struct {
 	attempts *prometheus.CounterVec
 	retries  *prometheus.CounterVec
 	conns    *prometheus.CounterVec
+	closed   *prometheus.CounterVec
+	idle     *prometheus.GaugeVec
 	up       *prometheus.GaugeVec
 
 	mu    sync.Mutex
@@ -39,13 +42,21 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "postern_upstream_connections_opened_total",
 			Help: "Connections opened to a backend.",
 		}, []string{"target"}),
+		closed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_upstream_idle_closed_total",
+			Help: "Idle connections that were found closed, or with bytes nobody asked for, when a request wanted them.",
+		}, []string{"target"}),
+		idle: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "postern_upstream_idle_limit_seconds",
+			Help: "How long idle connections to a backend are kept: the configured limit, or less if the backend's own is shorter.",
+		}, []string{"target"}),
 		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "postern_upstream_backend_up",
 			Help: "1 while a backend is used, 0 while it is left out after failed dials.",
 		}, []string{"target"}),
 		state: make(map[string]*targetState),
 	}
-	reg.MustRegister(m.attempts, m.retries, m.conns, m.up)
+	reg.MustRegister(m.attempts, m.retries, m.conns, m.closed, m.idle, m.up)
 	for _, reason := range []string{retryDial, retryStale, retryRefused} {
 		m.retries.WithLabelValues(reason)
 	}
@@ -55,6 +66,29 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 func (m *Metrics) attempt(target, result string) {
 	if m != nil {
 		m.attempts.WithLabelValues(target, result).Inc()
+	}
+}
+
+// answered returns the counter of good attempts, nil without metrics: it saves
+// a look-up for each request.
+func (m *Metrics) answered(target string) prometheus.Counter {
+	if m == nil {
+		return nil
+	}
+	return m.attempts.WithLabelValues(target, classOK)
+}
+
+// foundClosed counts an idle connection that was of no use.
+func (m *Metrics) foundClosed(target string) {
+	if m != nil {
+		m.closed.WithLabelValues(target).Inc()
+	}
+}
+
+// idleLimit shows how long idle connections are kept.
+func (m *Metrics) idleLimit(target string, d time.Duration) {
+	if m != nil {
+		m.idle.WithLabelValues(target).Set(d.Seconds())
 	}
 }
 
@@ -89,6 +123,7 @@ func (m *Metrics) change(target string, pools, down int) {
 	case s.pools <= 0:
 		delete(m.state, target)
 		m.up.DeleteLabelValues(target)
+		m.idle.DeleteLabelValues(target)
 	case s.down > 0:
 		m.up.WithLabelValues(target).Set(0)
 	default:

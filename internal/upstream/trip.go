@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
-	"syscall"
 	"time"
 )
 
@@ -20,17 +18,70 @@ const (
 // maxRefused bounds how often a backend may refuse one request.
 const maxRefused = 3
 
-// trip is one request on its way through the backends.
+// trip is one request on its way through the backends, whatever carries it.
 type trip struct {
 	p       *Pool
-	r       *http.Request
-	body    *replayBody // nil without a body
+	ctx     context.Context // of this one request
+	via     carrier
 	tr      *Trace
 	turn    uint64
 	tried   []bool // backends that could not be reached; nil while there are none
 	want    want
 	resends int
 }
+
+// carrier makes the attempts of one trip, one after the other: by net/http
+// (roundTrip) or on our own connections (wireTrip).
+type carrier interface {
+	// open gets a connection to b, from its pool or a new one. Its errors are
+	// dialError's or the context's.
+	open(ctx context.Context, b *backend, w want) error
+
+	// send makes one attempt on the connection of open.
+	send(ctx context.Context) exchange
+
+	// replayable reports whether another attempt would see the whole body.
+	replayable() bool
+
+	// broke returns the error that reading the client's body ended with.
+	broke() error
+}
+
+// exchange is what came of one request on one connection.
+type exchange struct {
+	err      error
+	late     string // the phase of a TimeoutError, if the error is one
+	reused   bool   // the connection had carried a request before
+	answered bool   // a byte of an answer arrived, be it of a 1xx response
+	unsent   bool   // the request was refused before it was sent, and the connection is as good as before
+	lost     bool   // the connection ended, not just one stream of it
+	refused  bool   // the backend said that it had not begun
+}
+
+// roundTrip carries a request by net/http.
+type roundTrip struct {
+	r    *http.Request
+	body *replayBody // nil without a body
+	conn *conn       // of the last attempt
+	resp *http.Response
+}
+
+func (v *roundTrip) open(ctx context.Context, b *backend, w want) (err error) {
+	if b.h2c && w.h1 {
+		return &RequestError{Target: b.text, Err: errUpgradeOverH2}
+	}
+	w.not = v.conn
+	v.conn, err = b.get(ctx, w)
+	return err
+}
+
+func (v *roundTrip) send(context.Context) (x exchange) {
+	v.resp, x = v.conn.send(v.r, v.body)
+	return x
+}
+
+func (v *roundTrip) replayable() bool { return v.body.replayable() }
+func (v *roundTrip) broke() error     { return v.body.broke() }
 
 // RoundTrip sends r to one of the backends and returns the response, as
 // http.RoundTripper asks. It does not change r, and closes r.Body in any case,
@@ -52,42 +103,42 @@ type trip struct {
 // client is gone; Class names them all.
 func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 	start := time.Now()
-	t := trip{p: p, r: r, body: newReplayBody(r), tr: traceOf(r.Context()), turn: p.turn.Add(1) - 1}
+	v := &roundTrip{r: r, body: newReplayBody(r)}
+	t := trip{p: p, ctx: r.Context(), via: v, tr: traceOf(r.Context()), turn: p.turn.Add(1) - 1}
 	t.want.h1 = len(r.Header["Upgrade"]) > 0
 	// A body that does not fit the replay buffer must not meet a connection
 	// that the backend is just closing.
-	t.want.fresh = t.body != nil && (r.ContentLength <= 0 || r.ContentLength > replayLimit)
-	resp, err := t.run()
-	if err != nil {
-		if r.Body != nil && t.body == nil {
+	t.want.fresh = v.body != nil && (r.ContentLength <= 0 || r.ContentLength > replayLimit)
+	if err := t.run(); err != nil {
+		if r.Body != nil && v.body == nil {
 			_ = r.Body.Close() // http.NoBody
 		}
-		t.body.close()
+		v.body.close()
 		return nil, err
 	}
-	t.body.settle()
+	v.body.settle()
 	t.tr.FirstByte = time.Since(start)
-	resp.Request = r
-	return resp, nil
+	v.resp.Request = r
+	return v.resp, nil
 }
 
 // run goes from backend to backend until one can be reached.
-func (t *trip) run() (*http.Response, error) {
+func (t *trip) run() error {
 	var last error
 	for {
 		i, probe, ok := t.p.pick(t)
 		switch {
 		case !ok && last == nil:
-			return nil, t.p.downError()
+			return t.p.downError()
 		case !ok:
-			return nil, last
+			return last
 		case last != nil:
 			t.p.cfg.Metrics.retry(retryDial)
 		}
 		b := t.p.backends[i]
-		resp, next, err := t.on(b, probe)
+		next, err := t.on(b, probe)
 		if !next {
-			return resp, err
+			return err
 		}
 		last = err
 		if t.tried == nil {
@@ -99,30 +150,26 @@ func (t *trip) run() (*http.Response, error) {
 
 // on tries one backend. next means that nothing was sent to it and another may
 // be tried.
-func (t *trip) on(b *backend, probe bool) (resp *http.Response, next bool, err error) {
+func (t *trip) on(b *backend, probe bool) (next bool, err error) {
 	if probe {
 		defer t.p.abandoned(b) // does nothing if something was found out
 	}
-	ctx := t.r.Context()
 	for {
 		t.tr.Target = b.text
 		t.tr.Attempts++
-		if b.h2c && t.want.h1 {
-			return nil, false, &RequestError{Target: b.text, Err: errUpgradeOverH2}
+		if err := t.via.open(t.ctx, b, t.want); err != nil {
+			return t.notReached(b, err)
 		}
-		c, err := b.get(ctx, t.want)
-		if err != nil {
-			next, err = t.notReached(b, err)
-			return nil, next, err
-		}
-		x := c.send(t.r, t.body)
+		x := t.via.send(t.ctx)
 		t.tr.Reused = x.reused
 		if !x.reused || x.err == nil {
 			t.p.reached(b)
 		}
 		if x.err == nil {
-			t.p.cfg.Metrics.attempt(b.text, classOK)
-			return x.resp, false, nil
+			if b.answered != nil {
+				b.answered.Inc()
+			}
+			return false, nil
 		}
 		err = t.failure(b, x)
 		t.p.cfg.Metrics.attempt(b.text, Class(err))
@@ -130,17 +177,17 @@ func (t *trip) on(b *backend, probe bool) (resp *http.Response, next bool, err e
 			final:      !isResponseError(err),
 			answered:   x.answered,
 			reused:     x.reused,
-			broken:     broken(x.err),
-			refused:    refused(x.err),
-			replayable: t.body.replayable(),
+			broken:     x.lost,
+			refused:    x.refused,
+			replayable: t.via.replayable(),
 			resends:    t.resends,
 		})
 		if reason == "" {
-			return nil, false, err
+			return false, err
 		}
 		t.resends++
 		t.tr.Retried = true
-		t.want.fresh, t.want.not = true, c
+		t.want.fresh = true
 		t.p.cfg.Metrics.retry(reason)
 	}
 }
@@ -152,6 +199,9 @@ func (t *trip) notReached(b *backend, err error) (next bool, _ error) {
 		return false, e
 	}
 	t.p.cfg.Metrics.attempt(b.text, Class(err))
+	if isRequestError(err) {
+		return false, err
+	}
 	if !isLocal(err) {
 		t.p.dialFailed(b, err)
 	}
@@ -160,7 +210,7 @@ func (t *trip) notReached(b *backend, err error) (next bool, _ error) {
 
 // gone returns the error of a request whose client no longer waits.
 func (t *trip) gone(b *backend) error {
-	ctx := t.r.Context()
+	ctx := t.ctx
 	if ctx.Err() == nil {
 		return nil
 	}
@@ -170,24 +220,29 @@ func (t *trip) gone(b *backend) error {
 	return fmt.Errorf("%s: request given up: %w", b.text, ctx.Err())
 }
 
-// failure turns what net/http reported into one of our errors.
+// failure turns what the carrier reported into one of our errors.
 func (t *trip) failure(b *backend, x exchange) error {
 	if err := t.gone(b); err != nil {
 		return err
 	}
-	if err := t.body.broke(); err != nil {
+	if err := t.via.broke(); err != nil {
 		return &RequestError{Target: b.text, Err: err}
 	}
-	limit := t.p.cfg.Response
+	if errors.Is(x.err, errGivenUp) {
+		return fmt.Errorf("%s: request given up: %w", b.text, context.Canceled)
+	}
 	switch {
-	case errors.Is(x.err, os.ErrDeadlineExceeded):
-		return &TimeoutError{Target: b.text, Phase: "send", After: limit, Err: x.err}
-	case isTimeout(x.err) && !errors.Is(x.err, syscall.ETIMEDOUT):
-		return &TimeoutError{Target: b.text, Phase: "response", After: limit, Err: x.err}
+	case x.late != "":
+		return &TimeoutError{Target: b.text, Phase: x.late, After: t.p.cfg.Response, Err: x.err}
 	case x.unsent:
 		return &RequestError{Target: b.text, Err: x.err}
 	}
 	return &ResponseError{Target: b.text, Err: x.err}
+}
+
+func isRequestError(err error) bool {
+	var e *RequestError
+	return errors.As(err, &e)
 }
 
 func isResponseError(err error) bool {

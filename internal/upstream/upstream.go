@@ -100,6 +100,7 @@ type Pool struct {
 	backends []*backend
 	healths  []*health // of backends, in their order; guarded by mu
 	turn     atomic.Uint64
+	buffers  buffers
 
 	mu   sync.Mutex
 	down atomic.Int32 // backends that are down; written under mu
@@ -125,6 +126,7 @@ func New(cfg Config) (*Pool, error) {
 			return nil, errors.New("upstream: empty target, want one from ParseTarget")
 		}
 		b := &backend{Target: t, pool: p, transport: plain, fake: t.addr, health: health{since: now}}
+		b.answered = cfg.Metrics.answered(t.text)
 		switch {
 		case t.h2c && h2c == nil:
 			h2c = newTransport(&cfg, true)
@@ -142,6 +144,7 @@ func New(cfg Config) (*Pool, error) {
 	}
 	for _, t := range cfg.Targets {
 		cfg.Metrics.change(t.text, 1, 0)
+		cfg.Metrics.idleLimit(t.text, cfg.Idle)
 	}
 	return p, nil
 }
