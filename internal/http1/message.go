@@ -125,6 +125,7 @@ type Request struct {
 	Persist   bool   // the connection can carry another request afterwards
 	Upgrade   []byte // the protocol to switch to; nil: none is asked for
 	Expect100 bool   // the client waits for 100 before it sends the body
+	Upgrades  int    // how many Upgrade fields there are
 	Trailers  bool   // TE says that trailers are welcome
 
 	options options
@@ -242,6 +243,7 @@ func (r *Request) Parse(head []byte) error {
 			switching = r.options.connection(f.Value, &r.Persist) || switching
 		case Upgrade:
 			upgrade = f.Value
+			r.Upgrades++
 		case Expect:
 			r.Expect100 = r.Minor == 1 && EqualFold(f.Value, "100-continue")
 		case TE:

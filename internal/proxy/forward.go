@@ -204,6 +204,11 @@ func (x *exchange) upstreamFailed(err error, clientGone bool) (gone bool) {
 		x.problem(http.StatusBadRequest, "malformed", "The request body is not valid HTTP/1.1 (RFC 9112).")
 		return false
 	}
+	if errors.Is(err, http1.ErrBody) {
+		x.s.noteMalformed(x.conn, "body")
+		x.problem(http.StatusBadRequest, "malformed", "The request body breaks the chunked coding (RFC 9112 section 7.1).")
+		return false
+	}
 	if clientGone {
 		x.verdict = "client_gone"
 		return true

@@ -15,16 +15,18 @@ import (
 
 // h1Body is what is known of a request body that is on its way.
 type h1Body struct {
-	due  time.Time // when the read deadline passes
-	read int64     // bytes of content
-	max  int64     // the most there may be; 0: no bound
-	end  bool
+	budget time.Duration // how long the client may still keep us waiting
+	earned int64         // bytes since the last wait, which buy time
+	waited bool          // the client was waited for
+	read   int64         // bytes of content
+	max    int64         // the most there may be; 0: no bound
+	end    bool
 
 	aborted atomic.Bool // the backend does not want the rest
 }
 
 func (b *h1Body) reset() {
-	b.due, b.read, b.max, b.end = time.Time{}, 0, 0, false
+	b.budget, b.earned, b.waited, b.read, b.max, b.end = 0, 0, false, 0, 0, false
 	b.aborted.Store(false)
 }
 
@@ -48,7 +50,7 @@ func (h *h1) forward(x *exchange, rt *Route) {
 	}
 	h.wreq.Head = h.appendHead(h.wreq.Head[:0], x, path)
 	h.wreq.IsHead = x.method == http.MethodHead
-	h.wreq.Upgrade = h.req.Upgrade != nil
+	h.wreq.Upgrade = true // whether a 101 is an answer to something is judged here
 	h.wreq.Expect100 = false
 	h.wreq.Body, h.wreq.More = nil, nil
 	h.wreq.Informational, h.wreq.Watch, h.wreq.Abort = h.hintFn, h.watchFn, h.abortFn
@@ -72,6 +74,9 @@ func (h *h1) forward(x *exchange, rt *Route) {
 }
 
 func (h *h1) failed(x *exchange, err error) {
+	if h.body.read > 0 && !h.in.BodyDone() || errors.Is(err, http1.ErrBody) {
+		h.closing = true
+	}
 	if x.upstreamFailed(err, errors.Is(err, errClientGone) || errors.Is(err, context.Canceled)) {
 		h.hangUp(x)
 	}
@@ -91,6 +96,10 @@ func (h *h1) appendHead(b []byte, x *exchange, path string) []byte {
 	b = append(b, "\r\n"...)
 	for i := range h.req.Fields {
 		f := &h.req.Fields[i]
+		if f.Name == http1.Trailer && h.req.Framing == http1.Chunked {
+			b = appendTrailerField(b, f.Value)
+			continue
+		}
 		if h.req.Ends(f) || f.Name == http1.Host || f.Name == http1.ContentLength || ours(f, x.trusted) {
 			continue
 		}
@@ -110,11 +119,21 @@ func (h *h1) appendHead(b []byte, x *exchange, path string) []byte {
 	if h.req.Trailers {
 		b = append(b, "TE: trailers\r\n"...)
 	}
-	if h.req.Upgrade != nil {
-		b = append(b, "Connection: Upgrade\r\n"...)
-		b = http1.AppendField(b, []byte("Upgrade"), h.req.Upgrade)
+	if up := h.upgrading(); up != nil {
+		b = append(b, "Connection: Upgrade\r\nUpgrade: "...)
+		b = append(b, up...)
+		b = append(b, "\r\n"...)
 	}
 	return append(b, "\r\n"...)
+}
+
+// upgrading is the protocol the client wants to switch to and may; nil: none.
+// With a body it is in doubt where the new protocol begins.
+func (h *h1) upgrading() []byte {
+	if h.req.Upgrade == nil || h.req.Framing != http1.NoBody || h.req.Upgrades > 1 || !mayUpgrade(text(h.req.Upgrade)) {
+		return nil
+	}
+	return h.req.Upgrade
 }
 
 // prepareBody reads a body that can be held, or sets up the stream of one that
@@ -158,17 +177,21 @@ func (h *h1) readBody() ([]byte, error) {
 	stall := h.x.snap.Limits.Stall
 	if h.in.Buffered() == 0 && stall > 0 {
 		now := time.Now()
-		if limit := now.Add(stall); h.body.due.IsZero() || h.body.due.After(limit) {
-			h.body.due = limit
+		if h.body.waited {
+			h.body.budget = min(h.body.budget+time.Duration(h.body.earned)*time.Second/minBodyRate, stall)
+		} else {
+			h.body.budget, h.body.waited = stall, true
 		}
-		h.arm(h.body.due)
+		h.body.earned = 0
+		h.arm(now.Add(h.body.budget))
+		defer func() { h.body.budget -= time.Since(now) }()
 	}
 	if h.body.aborted.Load() {
 		return nil, errUnwanted
 	}
 	p, err := h.in.Body()
 	h.body.read += int64(len(p))
-	h.body.due = h.body.due.Add(time.Duration(len(p)) * time.Second / minBodyRate)
+	h.body.earned += int64(len(p))
 	switch {
 	case h.body.aborted.Load():
 		return nil, errUnwanted
@@ -190,7 +213,7 @@ func (h *h1) more() ([]byte, error) {
 	if h.body.end {
 		return nil, io.EOF
 	}
-	if h.wreq.Expect100 && h.body.read == 0 && h.body.due.IsZero() && h.in.Buffered() == 0 {
+	if h.wreq.Expect100 && !h.body.waited && h.body.read == 0 && h.in.Buffered() == 0 {
 		if _, err := io.WriteString(h.nc, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
 			return nil, errClientGone
 		}
@@ -204,7 +227,7 @@ func (h *h1) more() ([]byte, error) {
 		if !chunked {
 			return nil, io.EOF
 		}
-		h.framed = http1.AppendLastChunk(h.framed[:0], h.in.Trailers())
+		h.framed = http1.AppendLastChunk(h.framed[:0], h.goodTrailers())
 		return h.framed, nil
 	case err != nil:
 		return nil, err
@@ -216,6 +239,17 @@ func (h *h1) more() ([]byte, error) {
 		h.arm(time.Time{})
 	}
 	return p, nil
+}
+
+// goodTrailers are the client's trailers without those it may not send.
+func (h *h1) goodTrailers() []http1.Field {
+	good := h.in.Trailers()[:0]
+	for _, f := range h.in.Trailers() {
+		if inTrailer(f.Key) {
+			good = append(good, f)
+		}
+	}
+	return good
 }
 
 // pass sends the backend's answer to the client.
@@ -288,6 +322,7 @@ func (h *h1) appendAnswerHead(x *exchange) (chunk bool) {
 	for i := range res.Fields {
 		f := &res.Fields[i]
 		switch {
+		case f.Name == http1.Trailer && chunk:
 		case res.Ends(f), f.Name == http1.RequestID:
 			continue
 		case f.Name == http1.ContentLength && (streaming || res.Status == http.StatusNoContent):
@@ -392,9 +427,18 @@ var past = time.Unix(1, 0) // read only
 // upgrade turns the exchange into a tunnel after the backend said 101 (RFC
 // 9110 section 7.8).
 func (h *h1) upgrade(x *exchange) {
-	if h.req.Upgrade == nil || !bytes.EqualFold(h.req.Upgrade, h.wres.Upgrade) {
+	up := h.upgrading()
+	if up == nil || !bytes.EqualFold(up, h.wres.Upgrade) {
 		h.wres.Close()
 		x.problem(http.StatusBadGateway, "bad_upgrade", "The application switched to a protocol nobody asked for.")
+		return
+	}
+	if h.in.Buffered() > 0 || h.peeked {
+		// What comes before the 101 is HTTP still, and this is none.
+		h.wres.Close()
+		h.s.noteMalformed(h.conn, "before_upgrade")
+		h.closing = true
+		x.problem(http.StatusBadRequest, "malformed", "The new protocol began before it was agreed on.")
 		return
 	}
 	b := http1.AppendStatusLine(h.out[:0], http.StatusSwitchingProtocols, http.StatusText(http.StatusSwitchingProtocols))
@@ -416,9 +460,6 @@ func (h *h1) upgrade(x *exchange) {
 		return
 	}
 	h.arm(time.Time{})
-	unread := append([]byte(nil), h.in.Unread()...)
-	if h.peeked {
-		unread = append(unread, h.one[0])
-	}
-	x.sent = int64(len(early)) + h.s.tunnel(h.nc, io.MultiReader(bytes.NewReader(unread), h.nc), backend)
+	h.dropBuffer()
+	x.sent = int64(len(early)) + h.s.tunnel(h.nc, h.nc, backend)
 }

@@ -105,18 +105,25 @@ func cleanTrailer(h http.Header) {
 // requests past all rules.
 func upgradeOf(h http.Header) string {
 	values := h["Upgrade"]
-	if len(values) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "Upgrade") {
-		return ""
-	}
-	name, version, versioned := strings.Cut(values[0], "/")
-	if !httpguts.ValidHeaderFieldName(name) || versioned && !httpguts.ValidHeaderFieldName(version) {
-		return ""
-	}
-	switch strings.ToLower(name) {
-	case "h2c", "h2", "http", "tls":
+	if len(values) != 1 || !httpguts.HeaderValuesContainsToken(h["Connection"], "Upgrade") || !mayUpgrade(values[0]) {
 		return ""
 	}
 	return values[0]
+}
+
+// mayUpgrade reports whether a value of Upgrade is one protocol that may be
+// passed on.
+func mayUpgrade(value string) bool {
+	name, version, versioned := strings.Cut(value, "/")
+	if !httpguts.ValidHeaderFieldName(name) || versioned && !httpguts.ValidHeaderFieldName(version) {
+		return false
+	}
+	for _, no := range [...]string{"h2c", "h2", "http", "tls"} {
+		if strings.EqualFold(name, no) {
+			return false
+		}
+	}
+	return true
 }
 
 // forwarding is what a backend is told about who asked and how.
@@ -176,24 +183,8 @@ func ours(f *http1.Field, trusted bool) bool {
 	case c != 'x' && c != 't' && c != 'c' && c != 'f' && bytes.IndexByte(f.Key, '_') < 0:
 		return false
 	}
-	var buf [40]byte
-	if len(f.Key) > len(buf) {
-		return len(f.Key) > len("x-postern-") && http1.EqualFold(f.Key[:len("x-postern-")], "x-postern-")
-	}
-	aliased := false
-	for i, c := range f.Key {
-		if c == '_' {
-			c, aliased = '-', true
-		} else if 'A' <= c && c <= 'Z' {
-			c |= 0x20
-		}
-		buf[i] = c
-	}
-	name := buf[:len(f.Key)]
-	if bytes.HasPrefix(name, []byte("x-postern-")) {
-		return true
-	}
-	switch who := guarded[string(name)]; who {
+	who, aliased := speaker(f.Key)
+	switch who {
 	case always:
 		return true
 	case untrusted:
@@ -202,6 +193,57 @@ func ours(f *http1.Field, trusted bool) bool {
 		return aliased
 	}
 	return false
+}
+
+// speaker returns who may say a field, and whether its name has "_" for "-".
+func speaker(key []byte) (who int, aliased bool) {
+	const own = "x-postern-"
+	var buf [40]byte
+	name := buf[:min(len(key), len(buf))]
+	for i := range name {
+		c := key[i]
+		if c == '_' {
+			c, aliased = '-', true
+		} else if 'A' <= c && c <= 'Z' {
+			c |= 0x20
+		}
+		name[i] = c
+	}
+	switch {
+	case bytes.HasPrefix(name, []byte(own)):
+		return always, aliased
+	case len(key) > len(buf):
+		return anybody, false
+	}
+	return guarded[string(name)], aliased
+}
+
+// inTrailer reports whether a client may send a field as a trailer: nothing
+// that has a rule (RFC 9110 section 6.5.1), for some backends merge trailers
+// into the header.
+func inTrailer(key []byte) bool {
+	who, _ := speaker(key)
+	return who == anybody
+}
+
+// appendTrailerField announces the trailers that will be passed on.
+func appendTrailerField(b, value []byte) []byte {
+	first := true
+	for name := range bytes.SplitSeq(value, []byte(",")) {
+		if name = bytes.TrimSpace(name); len(name) == 0 || !inTrailer(name) {
+			continue
+		}
+		if first {
+			b = append(b, "Trailer: "...)
+		} else {
+			b = append(b, ", "...)
+		}
+		b, first = append(b, name...), false
+	}
+	if !first {
+		b = append(b, "\r\n"...)
+	}
+	return b
 }
 
 // Who may say a field.

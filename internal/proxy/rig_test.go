@@ -41,7 +41,13 @@ type engine struct {
 
 // engines are all that must pass the wire scripts.
 func engines() []engine {
-	return []engine{{name: "net_http", start: newServer}}
+	return []engine{
+		{name: "own", start: newServer},
+		{name: "net_http", start: func(t testing.TB, cfg Config, first *Snapshot) *Server {
+			cfg.ReferenceHTTP1 = true
+			return newServer(t, cfg, first)
+		}},
+	}
 }
 
 func newServer(t testing.TB, cfg Config, first *Snapshot) *Server {
