@@ -34,6 +34,7 @@ var rooms = map[string]room{
 	"internal/durable":  {},
 	"internal/testnet":  {},
 	"internal/archtest": {},
+	"bench":             {test: []string{"internal/config"}},
 }
 
 // notRooms are folders with Go files that no rule looks at.
@@ -108,7 +109,9 @@ var packageVars = map[string]string{
 }
 
 // exits may end the process.
-var exits = map[string]string{}
+var exits = map[string]string{
+	"bench/main.go:main": "a program of its own, started with go run",
+}
 
 // sleeps may call time.Sleep in a test: helpers that only bubbles of
 // testing/synctest call.
