@@ -4,7 +4,7 @@
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 FUZZTIME ?= 10s
 
-.PHONY: all build help test race lint cross bench fuzz docs clean
+.PHONY: all build help test race lint cross bench compare fuzz docs clean
 
 all: lint test build
 
@@ -35,6 +35,9 @@ cross: ## build dist/ for the machines people have at home
 
 bench: ## the benchmarks, with allocations
 	go test -run='^$$' -bench=. -benchmem ./...
+
+compare: ## postern beside the peers that are installed, see bench/README.md
+	go run ./bench -quick
 
 fuzz: ## every fuzz target for FUZZTIME, one after the other
 	@for pkg in $$(go list ./...); do \

@@ -21,6 +21,7 @@ var rooms = map[string]room{
 	"internal/route":    {},
 	"internal/upstream": {may: []string{"internal/http1"}},
 	"internal/http1":    {},
+	"internal/h2":       {},
 	"internal/guard":    {may: []string{"internal/durable"}},
 	"internal/caller":   {},
 	"internal/tlsmgr":   {may: []string{"internal/durable"}},
@@ -34,6 +35,8 @@ var rooms = map[string]room{
 	"internal/durable":  {},
 	"internal/testnet":  {},
 	"internal/archtest": {},
+	"bench":             {test: []string{"internal/config"}},
+	"test/clients":      {test: []string{all}},
 }
 
 // notRooms are folders with Go files that no rule looks at.
@@ -46,6 +49,7 @@ var never = []struct{ pkg, imports, why string }{
 	{"internal/guard", "net/http", "guard decides from plain values, so that any HTTP engine can ask it"},
 	{"internal/route", "net/http", "route is a pure function of host, method and path"},
 	{"internal/http1", "net/http", "http1 is the wire format beside net/http, not on top of it"},
+	{"internal/h2", "net/http", "h2 is the wire format beside net/http, not on top of it"},
 }
 
 // knows lists libraries that are held at arm's length, with the files that
@@ -93,6 +97,7 @@ var goStatements = map[string]string{
 	"cmd/proxy/run.go:reloadOnSignal":                  "ends with its context; signals are for main to receive",
 	"internal/app/demo.go:demo.run":                    "waited for in the same function",
 	"internal/app/samplebackend.go:startSampleBackend": "waited for by close; the demo's backend is no service of the process",
+	"internal/h2/workers.go:workers.run":               "goroutines that wait for requests; Serve waits for their work, Server.Close for them",
 	"internal/proxy/listen.go:Server.accept":           "one for each connection; counted, and Shutdown waits for them",
 	"internal/upstream/upload.go:link.startUpload":     "waited for: by the exchange, or by Close",
 }
@@ -108,7 +113,9 @@ var packageVars = map[string]string{
 }
 
 // exits may end the process.
-var exits = map[string]string{}
+var exits = map[string]string{
+	"bench/main.go:main": "a program of its own, started with go run",
+}
 
 // sleeps may call time.Sleep in a test: helpers that only bubbles of
 // testing/synctest call.

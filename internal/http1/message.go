@@ -53,7 +53,7 @@ var nameTexts = [names]string{
 	RetryAfter: "retry-after",
 }
 
-// nameBuckets finds a name by its length and first letter.
+// nameBuckets finds a name by its length.
 var nameBuckets = func() (t [32][]Name) {
 	for n, text := range nameTexts {
 		if text != "" {
@@ -147,24 +147,38 @@ type Response struct {
 	options options
 }
 
-// options are the tokens of Connection that name other fields: they end at
-// this hop as well.
+// options is what Connection says.
 type options struct {
-	named [][]byte
+	close bool
+	keep  bool
+	named [][]byte // fields that end at this hop as well
 }
 
-// Ends reports whether f must not be passed on: it is hop by hop by its name,
-// or Connection lists it.
+// maxOptions bounds named: each is compared with each field.
+const maxOptions = 32
+
+// ends reports whether f must not be passed on: it is hop by hop by its name,
+// or Connection lists it. Host and Content-Length go to every recipient,
+// whatever Connection says (RFC 9110 section 7.6.1).
 func (o *options) ends(f *Field) bool {
-	if f.Name.HopByHop() {
+	switch {
+	case f.Name.HopByHop():
 		return true
+	case f.Name == Host, f.Name == ContentLength:
+		return false
 	}
 	for _, n := range o.named {
-		if bytes.EqualFold(n, f.Key) {
+		if len(n) == len(f.Key) && bytes.EqualFold(n, f.Key) {
 			return true
 		}
 	}
 	return false
+}
+
+// persist reports whether the connection stays open (RFC 9112 section 9.3):
+// close wins over keep-alive.
+func (o *options) persist(minor int) bool {
+	return !o.close && (minor >= 1 || o.keep)
 }
 
 // Ends reports whether f ends at this hop.
@@ -191,16 +205,16 @@ func get(fields []Field, n Name) []byte {
 // The errors of responses: there is no status to answer with, a bad backend
 // is a 502.
 var (
-	errHead        = errors.New("http1: not a head")
-	errStatusLine  = errors.New("http1: response does not begin with HTTP/1.x and a status")
-	errField       = errors.New("http1: response has a malformed field line")
-	errFraming     = errors.New("http1: response has contradicting or malformed Content-Length and Transfer-Encoding")
-	errFieldsLimit = errors.New("http1: response has too many fields")
+	errHead       = errors.New("http1: not a head")
+	errStatusLine = errors.New("http1: response does not begin with HTTP/1.x and a status")
+	errField      = errors.New("http1: response has a malformed field line")
+	errFraming    = errors.New("http1: response has contradicting or malformed Content-Length and Transfer-Encoding")
+	errOptions    = errors.New("http1: Connection has more than 32 options")
 )
 
 // Parse takes apart one complete request head, its empty line included, that
 // a Follower let through: what the Follower refuses is not looked for again.
-// It fails only on bytes no Follower passed.
+// Otherwise it fails only on more than 32 options of Connection.
 func (r *Request) Parse(head []byte) error {
 	*r = Request{Fields: r.Fields[:0], options: options{named: r.options.named[:0]}}
 	line, rest, ok := cutLine(head)
@@ -217,7 +231,6 @@ func (r *Request) Parse(head []byte) error {
 		return errHead
 	}
 	r.Method, r.Target, r.Minor = line[:a], line[a+1:b], int(line[len(line)-1]-'0')
-	r.Persist = r.Minor == 1
 	if r.Fields, ok = appendFields(r.Fields, rest); !ok {
 		return errHead
 	}
@@ -240,7 +253,7 @@ func (r *Request) Parse(head []byte) error {
 		case TransferEncoding:
 			r.Framing = Chunked
 		case Connection:
-			switching = r.options.connection(f.Value, &r.Persist) || switching
+			switching = r.options.add(f.Value) || switching
 		case Upgrade:
 			upgrade = f.Value
 			r.Upgrades++
@@ -250,6 +263,10 @@ func (r *Request) Parse(head []byte) error {
 			r.Trailers = r.Trailers || hasToken(f.Value, "trailers")
 		}
 	}
+	if len(r.options.named) > maxOptions {
+		return errOptions
+	}
+	r.Persist = r.options.persist(r.Minor)
 	if switching && len(upgrade) > 0 && r.Minor == 1 {
 		r.Upgrade = upgrade
 	}
@@ -275,20 +292,14 @@ func (r *Response) Parse(head []byte, isHead bool) error {
 		}
 		r.Status = r.Status*10 + int(c-'0')
 	}
-	if r.Status < 100 || len(line) > 12 && line[12] != ' ' {
+	if r.Status < 100 || len(line) > 12 && line[12] != ' ' || valueRun(line[12:]) != len(line)-12 {
 		return errStatusLine
 	}
-	r.Persist = r.Minor >= 1
 	if r.Fields, ok = appendFields(r.Fields, rest); !ok {
 		return errField
 	}
-	if len(r.Fields) > maxResponseFields {
-		return errFieldsLimit
-	}
 	return r.frame(isHead)
 }
-
-const maxResponseFields = 512
 
 // frame finds the end of the body and of the connection.
 func (r *Response) frame(isHead bool) error {
@@ -312,14 +323,19 @@ func (r *Response) frame(isHead bool) error {
 			}
 			chunked = true
 		case Connection:
-			switching = r.options.connection(f.Value, &r.Persist) || switching
+			switching = r.options.add(f.Value) || switching
 		case Upgrade:
 			upgrade = f.Value
 		case KeepAlive:
 			r.IdleFor = idleFor(f.Value)
 		}
 	}
+	r.Persist = r.options.persist(r.Minor)
 	switch {
+	case len(r.options.named) > maxOptions:
+		return errOptions
+	case chunked && length >= 0:
+		return errFraming
 	case r.Status == 101:
 		if switching {
 			r.Upgrade = upgrade
@@ -328,7 +344,7 @@ func (r *Response) frame(isHead bool) error {
 		if length > 0 {
 			r.Length = length // of the body there would be
 		}
-	case chunked && length >= 0, chunked && r.Minor == 0:
+	case chunked && r.Minor == 0:
 		return errFraming
 	case chunked:
 		r.Framing = Chunked
@@ -372,6 +388,9 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 	return line, rest, true
 }
 
+// maxFields bounds the fields of a head. A Follower has a limit of its own.
+const maxFields = 1024
+
 // appendFields takes field lines apart, up to the empty one.
 func appendFields(fields []Field, b []byte) ([]Field, bool) {
 	for {
@@ -383,7 +402,7 @@ func appendFields(fields []Field, b []byte) ([]Field, bool) {
 			return fields, true
 		}
 		i := bytes.IndexByte(line, ':')
-		if i <= 0 || line[0] == ' ' || line[0] == '\t' {
+		if i <= 0 || line[0] == ' ' || line[0] == '\t' || len(fields) == maxFields {
 			return fields, false
 		}
 		key := line[:i]
@@ -403,29 +422,33 @@ func trim(v []byte) []byte {
 	return v
 }
 
-// connection reads a Connection field: close and keep-alive change persist,
-// upgrade is reported, other tokens name fields.
-func (o *options) connection(v []byte, persist *bool) (upgrade bool) {
+// add reads a Connection field: upgrade is reported, tokens without a meaning
+// of their own name fields. One more than maxOptions of them is kept.
+func (o *options) add(v []byte) (upgrade bool) {
 	for len(v) > 0 {
 		var token []byte
-		if i := bytes.IndexByte(v, ','); i >= 0 {
-			token, v = v[:i], v[i+1:]
-		} else {
-			token, v = v, nil
-		}
-		switch token = trim(token); {
+		token, v = cutComma(v)
+		switch {
 		case len(token) == 0:
 		case EqualFold(token, "close"):
-			*persist = false
+			o.close = true
 		case EqualFold(token, "keep-alive"):
-			*persist = true
+			o.keep = true
 		case EqualFold(token, "upgrade"):
 			upgrade = true
-		default:
+		case len(o.named) <= maxOptions:
 			o.named = append(o.named, token)
 		}
 	}
 	return upgrade
+}
+
+// cutComma splits off the first element of a list, trimmed.
+func cutComma(v []byte) (first, rest []byte) {
+	if i := bytes.IndexByte(v, ','); i >= 0 {
+		return trim(v[:i]), v[i+1:]
+	}
+	return trim(v), nil
 }
 
 // hasToken reports whether a comma-separated list holds a token; parameters
@@ -433,11 +456,7 @@ func (o *options) connection(v []byte, persist *bool) (upgrade bool) {
 func hasToken(v []byte, lowered string) bool {
 	for len(v) > 0 {
 		var token []byte
-		if i := bytes.IndexByte(v, ','); i >= 0 {
-			token, v = v[:i], v[i+1:]
-		} else {
-			token, v = v, nil
-		}
+		token, v = cutComma(v)
 		if i := bytes.IndexByte(token, ';'); i >= 0 {
 			token = token[:i]
 		}
@@ -452,16 +471,20 @@ func hasToken(v []byte, lowered string) bool {
 // 19.7.1.1), in seconds.
 func idleFor(v []byte) int {
 	const key = "timeout="
-	i := bytes.Index(v, []byte(key))
-	if i < 0 {
-		return 0
-	}
-	n := 0
-	for _, c := range v[i+len(key):] {
-		if !isDigit(c) || n > 1<<20 {
-			break
+	for len(v) > 0 {
+		var param []byte
+		param, v = cutComma(v)
+		if len(param) <= len(key) || !EqualFold(param[:len(key)], key) {
+			continue
 		}
-		n = n*10 + int(c-'0')
+		n := 0
+		for _, c := range param[len(key):] {
+			if !isDigit(c) || n > 1<<20 {
+				break
+			}
+			n = n*10 + int(c-'0')
+		}
+		return n
 	}
-	return n
+	return 0
 }

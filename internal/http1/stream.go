@@ -27,6 +27,7 @@ type bodyState struct {
 	stage   chunkStage
 	exts    int // bytes of chunk lines and trailers seen, bounded
 	done    bool
+	bad     error // what the body broke off with
 	trailer []Field
 }
 
@@ -199,24 +200,23 @@ func (s *Stream) BufferedBody() ([]byte, error) {
 	if s.body.done {
 		return nil, nil
 	}
-	p, _, err := s.take()
-	return p, err
+	return s.take()
 }
 
 // Body returns the next bytes of the body, reading when there are none. At the
 // end it returns io.EOF; a connection that ends before is
-// io.ErrUnexpectedEOF.
+// io.ErrUnexpectedEOF. Chunks that are buffered come as one slice.
 func (s *Stream) Body() ([]byte, error) {
 	for {
 		if s.body.done {
 			return nil, io.EOF
 		}
-		p, progress, err := s.take()
+		p, err := s.take()
 		if err != nil || len(p) > 0 {
 			return p, err
 		}
-		if progress {
-			continue
+		if s.body.done {
+			return nil, io.EOF
 		}
 		switch err := s.fill(); {
 		case err == io.EOF && s.body.framing == UntilClose:
@@ -229,37 +229,47 @@ func (s *Stream) Body() ([]byte, error) {
 	}
 }
 
-// take returns buffered body bytes. progress says that framing was read, so
-// that another call may find more.
-func (s *Stream) take() (p []byte, progress bool, err error) {
+// take returns buffered body bytes, none if more must be read first.
+func (s *Stream) take() ([]byte, error) {
 	b := &s.body
 	switch b.framing {
 	case ByLength:
-		p = s.cut(b.left)
+		p := s.cut(b.left)
 		if b.left -= uint64(len(p)); b.left == 0 {
 			b.done = true
 		}
-		return p, false, nil
+		return p, nil
 	case UntilClose:
-		return s.cut(1 << 62), false, nil
+		return s.cut(1 << 62), nil
 	}
-	for {
+	var p []byte
+	for !b.done && b.bad == nil {
 		if b.stage == inData {
-			p = s.cut(b.left)
-			if b.left -= uint64(len(p)); b.left == 0 {
+			q := s.cut(b.left)
+			if len(q) == 0 {
+				break
+			}
+			if b.left -= uint64(len(q)); b.left == 0 {
 				b.stage = afterData
 			}
-			return p, progress, nil
+			// Further chunks move to the end of the first, over the lines
+			// between them: whoever hands them on writes once.
+			if p == nil {
+				p = q
+			} else {
+				p = append(p, q...)
+			}
+			continue
 		}
-		more, err := s.chunkLine()
-		if err != nil || !more {
-			return nil, progress, err
-		}
-		progress = true
-		if b.done {
-			return nil, true, nil
+		var more bool
+		if more, b.bad = s.chunkLine(); !more {
+			break
 		}
 	}
+	if len(p) > 0 {
+		return p[:len(p):len(p)], nil
+	}
+	return nil, b.bad
 }
 
 // cut takes up to n unread bytes.
@@ -269,7 +279,7 @@ func (s *Stream) cut(n uint64) []byte {
 		p = p[:n]
 	}
 	s.r += len(p)
-	return p
+	return p // with the capacity to take further chunks in
 }
 
 // maxChunkLines bounds the bytes of chunk lines' extensions and trailers in

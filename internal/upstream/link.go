@@ -52,7 +52,7 @@ type link struct {
 const quick = 100 * time.Millisecond
 
 // longAgo wakes a read.
-var longAgo = time.Unix(1, 0)
+var longAgo = time.Date(1970, 1, 1, 0, 0, 1, 0, time.UTC)
 
 // link returns a connection for one exchange of Wire, from the pool if one
 // will do.

@@ -216,7 +216,7 @@ func (r *WireResponse) Close() {
 var (
 	errWireOverH2 = errors.New("the backend was configured as h2c, and the request came for HTTP/1.1")
 	errClosed     = errors.New("upstream: response used after Close")
-	errNoHTTP     = errors.New("the answer does not begin with HTTP/1.")
+	errNoHTTP     = errors.New("the answer is not HTTP/1.0 or HTTP/1.1")
 	errManyInfo   = errors.New("more than 32 informational responses")
 	errSwitched   = errors.New("status 101 without a request for an upgrade")
 	errResponse   = errors.New("no response in time")

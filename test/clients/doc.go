@@ -1,0 +1,7 @@
+// Package clients tries a running postern with the clients people have: curl,
+// Node, Python, Go, WebSockets and gRPC. It holds nothing but tests.
+//
+// A client that is missing is skipped with the reason, unless POSTERN_CI is
+// set: there nothing may be missing. `npm ci --prefix test/clients` gets what
+// comes from npm.
+package clients
