@@ -30,6 +30,9 @@ func (b *h1Body) reset() {
 	b.aborted.Store(false)
 }
 
+// tooLong reports whether the client sent more than it may.
+func (b *h1Body) tooLong() bool { return b.max > 0 && b.read > b.max }
+
 // maxHeld is the largest body that is read as a whole before a backend is
 // asked, so that it can be sent again.
 const maxHeld = 64 << 10
@@ -74,7 +77,7 @@ func (h *h1) forward(x *exchange, rt *Route) {
 }
 
 func (h *h1) failed(x *exchange, err error) {
-	if h.body.read > 0 && !h.in.BodyDone() || errors.Is(err, http1.ErrBody) {
+	if h.body.read > 0 && !h.body.end && !h.in.BodyDone() || errors.Is(err, http1.ErrBody) || h.body.tooLong() {
 		h.closing = true
 	}
 	if x.upstreamFailed(err, errors.Is(err, errClientGone) || errors.Is(err, context.Canceled)) {
@@ -195,7 +198,7 @@ func (h *h1) readBody() ([]byte, error) {
 	switch {
 	case h.body.aborted.Load():
 		return nil, errUnwanted
-	case h.body.max > 0 && h.body.read > h.body.max:
+	case h.body.tooLong():
 		return nil, &bodyTooLargeError{}
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, &bodyStalledError{}

@@ -45,55 +45,21 @@ func removeHopByHop(h http.Header) {
 }
 
 // cleanInbound removes from a client's fields what only we or a trusted hop
-// may say. A name with "_" for "-" counts as the same: many backends (CGI,
-// WSGI) cannot tell them apart.
+// may say. What we say in any case is set afterwards.
 func cleanInbound(h http.Header, trusted bool) {
-	if !trusted {
-		for _, field := range forwardingFields {
-			delete(h, field)
-		}
-	}
-	delete(h, "Proxy") // CGI would make HTTP_PROXY of it (CVE-2016-5385)
 	for field := range h {
-		if strings.HasPrefix(field, "X-Postern-") {
-			delete(h, field)
-			continue
-		}
-		if strings.IndexByte(field, '_') < 0 {
-			continue
-		}
-		name := textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(field, "_", "-"))
-		if reserved(name) {
+		if who, aliased := speaker([]byte(field)); who.mute(trusted, aliased) {
 			delete(h, field)
 		}
 	}
 }
 
-func reserved(name string) bool {
-	if strings.HasPrefix(name, "X-Postern-") {
-		return true
-	}
-	for _, list := range [...][]string{forwardingFields, hopByHop} {
-		for _, f := range list {
-			if f == name {
-				return true
-			}
-		}
-	}
-	switch name {
-	case "Host", "Content-Length", "Content-Type", "Authorization", "Cookie", "Proxy":
-		return true
-	}
-	return false
-}
-
-// cleanTrailer removes from a request's trailers what may not stand there
-// (RFC 9110 section 6.5.1) and what only a proxy may say: some backends merge
-// trailers into the header. The engine adds to the map when they come, so it
-// is cleaned before and after.
+// cleanTrailer removes from a request's trailers what may not stand there.
+// The engine adds to the map when they come, so it is cleaned before and
+// after.
 func cleanTrailer(h http.Header) {
 	for field := range h {
-		if reserved(textproto.CanonicalMIMEHeaderKey(strings.ReplaceAll(field, "_", "-"))) {
+		if !inTrailer([]byte(field)) {
 			delete(h, field)
 		}
 	}
@@ -174,17 +140,32 @@ func appendForwarded(b []byte, v6 bool, client, host, proto string) []byte {
 }
 
 // ours reports whether a client's field must not reach the backend: only we,
-// or a trusted hop, may say such things. What we say ourselves replaces it in
-// any case.
+// or a trusted hop, may say such things. It looks only where there is a rule.
 func ours(f *http1.Field, trusted bool) bool {
-	switch c := f.Key[0] | 0x20; {
-	case f.Name == http1.Forwarded || f.Name == http1.RequestID:
-		return true
-	case c != 'x' && c != 't' && c != 'c' && c != 'f' && bytes.IndexByte(f.Key, '_') < 0:
-		return false
+	switch f.Key[0] | 0x20 {
+	case 'x', 't', 'c', 'f', 'p':
+	default:
+		if bytes.IndexByte(f.Key, '_') < 0 {
+			return false
+		}
 	}
 	who, aliased := speaker(f.Key)
-	switch who {
+	return who.mute(trusted, aliased)
+}
+
+// speech says who may say a field to a backend.
+type speech uint8
+
+const (
+	anybody   speech = iota
+	lookAlike        // anybody, but not with "_" for "-": many backends (CGI, WSGI) cannot tell them apart
+	untrusted        // trusted hops
+	always           // only we
+)
+
+// mute reports whether a client's field is dropped.
+func (s speech) mute(trusted, aliased bool) bool {
+	switch s {
 	case always:
 		return true
 	case untrusted:
@@ -196,8 +177,7 @@ func ours(f *http1.Field, trusted bool) bool {
 }
 
 // speaker returns who may say a field, and whether its name has "_" for "-".
-func speaker(key []byte) (who int, aliased bool) {
-	const own = "x-postern-"
+func speaker(key []byte) (who speech, aliased bool) {
 	var buf [40]byte
 	name := buf[:min(len(key), len(buf))]
 	for i := range name {
@@ -210,7 +190,7 @@ func speaker(key []byte) (who int, aliased bool) {
 		name[i] = c
 	}
 	switch {
-	case bytes.HasPrefix(name, []byte(own)):
+	case bytes.HasPrefix(name, []byte("x-postern-")):
 		return always, aliased
 	case len(key) > len(buf):
 		return anybody, false
@@ -246,17 +226,9 @@ func appendTrailerField(b, value []byte) []byte {
 	return b
 }
 
-// Who may say a field.
-const (
-	anybody   = iota
-	lookAlike // anybody, but not with "_" for "-"
-	untrusted // trusted hops
-	always    // only we
-)
-
 // guarded are the fields with a rule, in lower case.
-var guarded = func() map[string]int { // read only
-	m := make(map[string]int)
+var guarded = func() map[string]speech { // read only
+	m := make(map[string]speech)
 	for _, f := range forwardingFields {
 		m[strings.ToLower(f)] = untrusted
 	}
@@ -266,8 +238,8 @@ var guarded = func() map[string]int { // read only
 	for _, f := range [...]string{"host", "content-length", "content-type", "authorization", "cookie"} {
 		m[f] = lookAlike
 	}
-	for _, f := range [...]string{"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id"} {
-		m[f] = always
+	for _, f := range [...]string{"forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "x-request-id", "proxy"} {
+		m[f] = always // proxy: CGI would make HTTP_PROXY of it (CVE-2016-5385)
 	}
 	return m
 }()
