@@ -167,7 +167,11 @@ func protoOf(major, minor int) proto {
 
 // noiseCounter is a slog.Handler that counts what net/http would print: a
 // stranger's connection trouble is no log line.
-type noiseCounter struct{ m *metrics }
+// A panic is: it is a mistake of ours.
+type noiseCounter struct {
+	m   *metrics
+	log *slog.Logger
+}
 
 func (n noiseCounter) Enabled(context.Context, slog.Level) bool { return true }
 
@@ -176,6 +180,7 @@ func (n noiseCounter) Handle(_ context.Context, r slog.Record) error {
 	switch {
 	case strings.Contains(r.Message, "panic"):
 		kind = "panic"
+		n.log.Error("request handler panicked", "detail", r.Message)
 	case strings.Contains(r.Message, "superfluous"):
 		kind = "superfluous_header"
 	case strings.Contains(r.Message, "http2"):

@@ -215,7 +215,7 @@ func (s *Server) newEngine(l Limits) *http.Server {
 		MaxHeaderBytes:               header,
 		DisableGeneralOptionsHandler: true,
 		ConnContext:                  withClientConn,
-		ErrorLog:                     slog.NewLogLogger(noiseCounter{s.metrics}, slog.LevelDebug),
+		ErrorLog:                     slog.NewLogLogger(noiseCounter{s.metrics, s.log}, slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams:          128,
 			MaxReceiveBufferPerConnection: 1 << 20,
