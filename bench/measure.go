@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -118,8 +119,11 @@ func (b *bench) prepare(ctx context.Context) (missing map[string]string, stop fu
 	if b.proxies, missing, err = locate(b.options.peers, postern); err != nil {
 		return nil, nil, err
 	}
-	for name, path := range b.options.with {
-		c := &contestant{peer: peerByName("postern"), path: path, about: "another build"}
+	if c := b.proxies[0]; c.name == "postern" && b.options.postern == "" {
+		c.about = "built from the commit above, " + runtime.Version()
+	}
+	for _, name := range slices.Sorted(maps.Keys(b.options.with)) {
+		c := &contestant{peer: peerByName("postern"), path: b.options.with[name], about: "another build"}
 		c.name = name
 		b.proxies = append(b.proxies, c)
 	}

@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"debug/buildinfo"
 	"embed"
 	"encoding/pem"
 	"errors"
@@ -107,18 +108,26 @@ func locate(names []string, postern string) (found []*contestant, missing map[st
 				continue
 			}
 		}
-		c := &contestant{peer: p, path: path, about: "version unknown"}
-		if out, err := exec.Command(path, p.test...).CombinedOutput(); err == nil || len(out) > 0 {
-			if m := p.version.FindSubmatch(out); m != nil {
-				c.about = string(m[1])
-			}
-		}
-		found = append(found, c)
+		found = append(found, &contestant{peer: p, path: path, about: p.versionOf(path)})
 	}
 	if len(found) == 0 {
 		return nil, nil, errors.New("no proxy to measure")
 	}
 	return found, missing, nil
+}
+
+// versionOf returns the version of a program, by what it says or by what the Go
+// toolchain wrote into it.
+func (p *peer) versionOf(path string) string {
+	if out, err := exec.Command(path, p.test...).CombinedOutput(); err == nil {
+		if m := p.version.FindSubmatch(out); m != nil {
+			return string(m[1])
+		}
+	}
+	if info, err := buildinfo.ReadFile(path); err == nil {
+		return info.Main.Version + " " + info.GoVersion
+	}
+	return "version unknown"
 }
 
 // setup is what the templates in peers/ are made for.
@@ -260,6 +269,9 @@ func banByJunk(s *setup) error {
 	d := net.Dialer{Timeout: time.Second, LocalAddr: &net.TCPAddr{IP: net.ParseIP(s.Deny)}}
 	for range 20 {
 		c, err := d.Dial("tcp", s.httpsAddr)
+		if errors.Is(err, syscall.ECONNRESET) {
+			return nil // refused before connect had even returned
+		}
 		if err != nil {
 			return err
 		}
@@ -268,7 +280,7 @@ func banByJunk(s *setup) error {
 		_, reading := c.Read(make([]byte, 1))
 		_ = c.Close()
 		if errors.Is(writing, syscall.EPIPE) || errors.Is(writing, syscall.ECONNRESET) {
-			return nil // it did not even wait for a byte
+			return nil // refused before a byte was read
 		}
 		if reading == nil {
 			return errors.New("it was answered")

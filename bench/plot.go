@@ -69,7 +69,7 @@ func (r *report) plot() []byte {
 			}
 			v := median(all)
 			y := top + k*barHeight
-			fmt.Fprintf(&w, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d" font-size="9" fill="#333333">%s</text>`+"\n",
+			fmt.Fprintf(&w, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d" font-size="9" fill="#333333" stroke="#ffffff" stroke-width="3" paint-order="stroke">%s</text>`+"\n",
 				plotLeft, y, x(max(v, 0))-plotLeft, barHeight-1, colour(k), x(max(v, 0))+3, y+barHeight-2, ratio(v))
 		}
 	}
