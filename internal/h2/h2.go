@@ -257,6 +257,8 @@ var (
 	// ErrStalled: the body stood still for the stall timeout; the stream was
 	// reset.
 	ErrStalled = errors.New("h2: stream stood still for the stall timeout")
+	// ErrUnwanted: StopBody was called.
+	ErrUnwanted = errors.New("h2: the rest of the request body is not wanted")
 	// ErrHeadSent: the response head is on its way already.
 	ErrHeadSent = errors.New("h2: response head was sent before")
 	// ErrNoHead: a body or trailers came before the response head.

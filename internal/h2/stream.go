@@ -40,6 +40,7 @@ type Stream struct {
 	cond sync.Cond // L is c.mu; anything below changed
 
 	recvEnd    bool
+	unwanted   bool   // StopBody was called
 	recvWindow int    // what the client may still send
 	credit     int    // consumed and not told yet
 	held       int    // counted in the connection's window and not given back
@@ -121,7 +122,7 @@ func (s *Stream) Next() ([]byte, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s.taken()
-	for s.err == nil && len(s.in) == 0 && !s.recvEnd {
+	for s.err == nil && len(s.in) == 0 && !s.recvEnd && !s.unwanted {
 		if len(c.wbuf) > 0 && !c.writing {
 			c.flush()
 			continue
@@ -137,6 +138,8 @@ func (s *Stream) take() ([]byte, error) {
 	switch {
 	case s.err != nil:
 		return nil, s.err
+	case s.unwanted:
+		return nil, ErrUnwanted
 	case len(s.in) > 0:
 		s.in, s.out = s.out, s.in
 		return s.out, nil
@@ -144,6 +147,16 @@ func (s *Stream) take() ([]byte, error) {
 		return nil, io.EOF
 	}
 	return nil, nil
+}
+
+// StopBody makes Next, also one that waits on another goroutine, return
+// ErrUnwanted from now on: the rest of the request body is not wanted. The
+// response is not touched.
+func (s *Stream) StopBody() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	s.unwanted = true
+	s.cond.Broadcast()
 }
 
 // Buffered is Next without waiting: it returns nothing when nothing has come.

@@ -14,6 +14,7 @@ import (
 	"github.com/pires/go-proxyproto"
 
 	"postern/internal/guard"
+	"postern/internal/h2"
 	"postern/internal/http1"
 )
 
@@ -48,8 +49,11 @@ type clientConn struct {
 	writeLimit atomic.Int64 // the write deadline now set, Unix nanoseconds
 	stall      time.Duration
 
-	state atomic.Int32 // of an HTTP/1.1 connection: connBusy, connResting or connEnded
-	text  string       // client in text; used by the serving goroutine
+	state atomic.Int32            // of an HTTP/1.1 connection: connBusy, connResting or connEnded
+	h2    atomic.Pointer[h2.Conn] // set while HTTP/2 is spoken
+
+	textOnce sync.Once
+	text     string // client in text
 
 	closeOnce sync.Once
 	closeErr  error
@@ -155,9 +159,7 @@ func (c *clientConn) rememberWrite(t time.Time) {
 
 // clientText is the client's address in text.
 func (c *clientConn) clientText() string {
-	if c.text == "" {
-		c.text = c.client.String()
-	}
+	c.textOnce.Do(func() { c.text = c.client.String() })
 	return c.text
 }
 

@@ -437,22 +437,26 @@ func (h *h1) flush() bool {
 	return err == nil
 }
 
-// dateText is the Date field of the current second.
+// dateText is the value of Date for the current second.
 type dateText struct {
 	at atomic.Pointer[dateLine]
 }
 
 type dateLine struct {
 	unix int64
-	line string
+	text string
 }
 
-func (d *dateText) append(b []byte, now time.Time) []byte {
+func (d *dateText) value(now time.Time) string {
 	unix := now.Unix()
 	l := d.at.Load()
 	if l == nil || l.unix != unix {
-		l = &dateLine{unix, "Date: " + now.UTC().Format(http.TimeFormat) + "\r\n"}
+		l = &dateLine{unix, now.UTC().Format(http.TimeFormat)}
 		d.at.Store(l)
 	}
-	return append(b, l.line...)
+	return l.text
+}
+
+func (d *dateText) append(b []byte, now time.Time) []byte {
+	return http1.AppendText(b, "Date", d.value(now))
 }

@@ -248,26 +248,26 @@ func (w *h1Writer) finish() {
 		w.sendHead(len(w.held))
 	}
 	if w.chunk {
-		w.h.out = http1.AppendLastChunk(w.h.out, w.trailers())
+		w.h.out = http1.AppendLastChunk(w.h.out, trailerFields(w.header))
 	}
 	_ = w.send(nil) // a lost client shows as the end of the connection
 }
 
-// trailers are the fields that were announced, or marked with
+// trailerFields are the fields that were announced, or marked with
 // http.TrailerPrefix, once the body is over.
-func (w *h1Writer) trailers() (fields []http1.Field) {
+func trailerFields(h http.Header) (fields []http1.Field) {
 	add := func(key string, values []string) {
 		for _, v := range values {
 			fields = append(fields, http1.Field{Key: []byte(key), Value: []byte(v)})
 		}
 	}
-	for _, list := range w.header["Trailer"] {
+	for _, list := range h["Trailer"] {
 		for name := range strings.SplitSeq(list, ",") {
 			name = textproto.CanonicalMIMEHeaderKey(strings.TrimSpace(name))
-			add(name, w.header[name])
+			add(name, h[name])
 		}
 	}
-	for key, values := range w.header {
+	for key, values := range h {
 		if name, ok := strings.CutPrefix(key, http.TrailerPrefix); ok {
 			add(name, values)
 		}

@@ -145,7 +145,7 @@ func (s *Server) carry(c *clientConn, trusted bool) {
 
 // serveH1 gives a connection to the HTTP/1.1 engine.
 func (s *Server) serveH1(c *clientConn, nc net.Conn) {
-	if s.cfg.ReferenceHTTP1 {
+	if s.cfg.Reference {
 		s.ready.put(newHTTP1Conn(nc, c))
 		return
 	}

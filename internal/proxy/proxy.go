@@ -22,6 +22,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"postern/internal/guard"
+	"postern/internal/h2"
 	"postern/internal/route"
 	"postern/internal/upstream"
 )
@@ -43,9 +44,9 @@ type Config struct {
 	// method RefusalClass() string.
 	TLS *tls.Config
 
-	// ReferenceHTTP1 serves HTTP/1.1 with net/http instead of our own engine,
-	// which tests compare with it.
-	ReferenceHTTP1 bool
+	// Reference serves HTTP/1.1 and HTTP/2 with net/http instead of our own
+	// engines, which tests compare with it.
+	Reference bool
 
 	// Challenge answers http-01 challenges on the http listeners before
 	// anything else and reports whether it did; nil when there are none.
@@ -159,6 +160,7 @@ type Server struct {
 	ready *readyConns   // hands connections to http
 	done  chan struct{} // closed when http.Serve has returned
 
+	h2        *h2.Server
 	headLimit int         // bytes of a request head
 	date      dateText    // the Date field of answers we write ourselves
 	leaving   atomic.Bool // Shutdown has begun: connections end with their exchange
@@ -193,6 +195,7 @@ func New(cfg Config, first *Snapshot) (*Server, error) {
 	s.Apply(first)
 	s.http = s.newEngine(first.Limits)
 	s.headLimit = s.http.MaxHeaderBytes
+	s.h2 = s.newH2(first.Limits)
 	return s, nil
 }
 
@@ -269,12 +272,15 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	return s.cutAll()
 }
 
-// endResting closes the HTTP/1.1 connections that are between two requests.
+// endResting closes the HTTP/1.1 connections that are between two requests, and
+// asks the HTTP/2 ones to leave.
 func (s *Server) endResting() {
 	s.mu.Lock()
 	var resting []*clientConn
 	for c := range s.conns {
-		if c.state.CompareAndSwap(connResting, connEnded) {
+		if hc := c.h2.Load(); hc != nil {
+			hc.Shutdown()
+		} else if c.state.CompareAndSwap(connResting, connEnded) {
 			resting = append(resting, c)
 		}
 	}
@@ -316,6 +322,7 @@ func (s *Server) cutAll() int {
 		_ = c.Close()
 	}
 	s.accepting.Wait()
+	s.h2.Close()
 	return len(left)
 }
 

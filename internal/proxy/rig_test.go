@@ -44,7 +44,7 @@ func engines() []engine {
 	return []engine{
 		{name: "own", start: newServer},
 		{name: "net_http", start: func(t testing.TB, cfg Config, first *Snapshot) *Server {
-			cfg.ReferenceHTTP1 = true
+			cfg.Reference = true
 			return newServer(t, cfg, first)
 		}},
 	}

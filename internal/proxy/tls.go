@@ -40,7 +40,11 @@ func (s *Server) handshake(c *clientConn) {
 	_ = tc.SetDeadline(time.Time{})
 	switch state.NegotiatedProtocol {
 	case "h2":
-		s.ready.put(tc)
+		if s.cfg.Reference {
+			s.ready.put(tc)
+			return
+		}
+		s.serveHTTP2(c, tc)
 	case protocolChallenge:
 		c.judged.Store(true)
 		_ = tc.Close()
