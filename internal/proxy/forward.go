@@ -120,7 +120,7 @@ func (m *stdMessage) requestBody(x *exchange, rt *Route, hints *earlyHints) *cli
 // pass sends a backend's response to the client.
 func (m *stdMessage) pass(x *exchange, res *http.Response) {
 	if res.StatusCode < 200 || res.StatusCode > 599 {
-		x.problem(http.StatusBadGateway, "malformed", "The application's answer has a status that does not exist.")
+		x.badStatus()
 		return
 	}
 	m.settleBody()
@@ -223,6 +223,11 @@ func (x *exchange) upstreamFailed(err error, clientGone bool) (gone bool) {
 		x.problem(http.StatusBadGateway, class, "The application behind this address could not be reached.")
 	}
 	return false
+}
+
+// badStatus answers for a backend whose status is none (RFC 9110 section 15).
+func (x *exchange) badStatus() {
+	x.problem(http.StatusBadGateway, "malformed", "The application's answer has a status that does not exist.")
 }
 
 // earlyHints passes informational responses on (RFC 9110 section 15.2), until

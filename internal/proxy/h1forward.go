@@ -68,11 +68,15 @@ func (h *h1) forward(x *exchange, rt *Route) {
 		h.failed(x, err)
 		return
 	}
-	if h.wres.Status == http.StatusSwitchingProtocols {
+	switch status := h.wres.Status; {
+	case status == http.StatusSwitchingProtocols:
 		h.upgrade(x)
 		return
+	case status > 599:
+		x.badStatus()
+	default:
+		h.pass(x)
 	}
-	h.pass(x)
 	h.wres.Close()
 }
 

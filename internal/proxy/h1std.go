@@ -27,6 +27,7 @@ func (h *h1) viaStd(x *exchange, do func(*stdMessage)) {
 	stop := h.watch(cancel)
 	w := &h1Writer{h: h, x: x, header: make(http.Header)}
 	m := stdMessages.Get().(*stdMessage)
+	m.x.conn = h.conn
 	m.w.reset(w)
 	m.r = r.WithContext(ctx)
 	defer m.free()

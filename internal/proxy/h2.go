@@ -407,6 +407,10 @@ func (m *h2Message) pass(x *exchange) {
 		x.problem(http.StatusBadGateway, "bad_upgrade", "The application switched to a protocol nobody asked for.")
 		return
 	}
+	if res.Status > 599 {
+		x.badStatus()
+		return
+	}
 	m.begun, x.status = true, res.Status
 	m.addFields(x)
 	done := res.Framing == http1.NoBody
@@ -459,6 +463,8 @@ func (m *h2Message) addFields(x *exchange) {
 		case f.Name == http1.Trailer && res.Framing == http1.Chunked:
 		case res.Ends(f), f.Name == http1.RequestID:
 			continue
+		case f.Name == http1.ContentLength && res.Status == http.StatusNoContent:
+			continue // RFC 9110 section 8.6
 		case f.Name == http1.Date:
 			dated = true
 		case f.Name == http1.HSTS:

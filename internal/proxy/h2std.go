@@ -27,6 +27,7 @@ func (m *h2Message) viaStd(x *exchange, do func(*stdMessage)) {
 	defer m.st.OnCancel(nil)
 	w := &h2Writer{m: m, header: make(http.Header)}
 	std := stdMessages.Get().(*stdMessage)
+	std.x.conn = m.conn
 	std.w.reset(w)
 	std.r = r.WithContext(ctx)
 	defer std.free()
@@ -108,8 +109,10 @@ type h2Writer struct {
 
 func (w *h2Writer) Header() http.Header { return w.header }
 
+// WriteHeader keeps a final head until there is more: an answer that ends with
+// it says so in the head.
 func (w *h2Writer) WriteHeader(status int) {
-	if w.sentHead {
+	if w.status != 0 {
 		return
 	}
 	if status >= 100 && status < 200 {
@@ -117,12 +120,21 @@ func (w *h2Writer) WriteHeader(status int) {
 		_ = w.m.st.Informational(status) // a client that is gone shows at the next write
 		return
 	}
-	w.status, w.sentHead, w.m.begun = status, true, true
+	w.status, w.m.begun = status, true
+}
+
+// sendHead sends the head, once.
+func (w *h2Writer) sendHead(end bool) error {
+	if w.sentHead {
+		return nil
+	}
+	w.WriteHeader(http.StatusOK)
+	w.sentHead = true
 	if w.header.Get("Date") == "" {
 		w.header.Set("Date", w.m.s.date.value(w.m.x.start))
 	}
 	w.addFields()
-	_ = w.m.st.WriteHead(status, false)
+	return w.m.st.WriteHead(w.status, end)
 }
 
 func (w *h2Writer) addFields() {
@@ -137,8 +149,8 @@ func (w *h2Writer) addFields() {
 }
 
 func (w *h2Writer) Write(p []byte) (int, error) {
-	if !w.sentHead {
-		w.WriteHeader(http.StatusOK)
+	if err := w.sendHead(false); err != nil {
+		return 0, err
 	}
 	if w.m.x.method == http.MethodHead || !bodyAllowed(w.status) {
 		return len(p), nil
@@ -151,8 +163,8 @@ func (w *h2Writer) Write(p []byte) (int, error) {
 
 // FlushError sends what was written.
 func (w *h2Writer) FlushError() error {
-	if !w.sentHead {
-		w.WriteHeader(http.StatusOK)
+	if err := w.sendHead(false); err != nil {
+		return err
 	}
 	return w.m.st.Flush()
 }
@@ -163,16 +175,21 @@ func (w *h2Writer) SetWriteDeadline(time.Time) error { return nil }
 
 // finish ends the answer with its trailers.
 func (w *h2Writer) finish() {
-	if w.m.begun && !w.sentHead { // answered by the exchange itself
+	if w.m.begun && w.status == 0 { // answered by the exchange itself
 		return
 	}
-	if !w.sentHead {
-		w.WriteHeader(http.StatusOK)
+	trailers := trailerFields(w.header)
+	if !w.sentHead && len(trailers) == 0 {
+		_ = w.sendHead(true) // a client that is gone has no use for it
+		return
 	}
-	for _, f := range trailerFields(w.header) {
+	if w.sendHead(false) != nil {
+		return
+	}
+	for _, f := range trailers {
 		w.m.st.AddField(f.Key, f.Value)
 	}
-	_ = w.m.st.WriteTrailers() // a client that is gone has no use for them
+	_ = w.m.st.WriteTrailers()
 }
 
 func (m *h2Message) challenge(f func(http.ResponseWriter, *http.Request) bool) (done bool) {

@@ -367,7 +367,10 @@ func TestGRPCUnary(t *testing.T) {
 	}
 	short, cancel := context.WithTimeout(ctx, 100*time.Millisecond)
 	defer cancel()
-	if _, err = c.UnaryCall(short, &testgrpc.SimpleRequest{ResponseSize: -1}); status.Code(err) != codes.DeadlineExceeded {
+	_, err = c.UnaryCall(short, &testgrpc.SimpleRequest{ResponseSize: -1})
+	// The deadline travels along: the backend, who keeps it too, may be first
+	// to give up, and its reset is a 502.
+	if code := status.Code(err); code != codes.DeadlineExceeded && code != codes.Unavailable {
 		t.Errorf("deadline: %v", err)
 	}
 	within(t, "the end at the backend", e.canceled)
