@@ -22,8 +22,9 @@ func newValidate() *cobra.Command {
 		Use:   "validate",
 		Short: "Check the configuration and say everything that is wrong",
 		Long: `validate reads the configuration as run would, and prints every error with
-file, line, key and the way out. It exits with 0 when run would accept the
-file, with 1 otherwise; warnings do not count.`,
+file, line, key and the way out. It reads the certificate files too. It exits
+with 0 when run would accept the file, with 1 otherwise; warnings do not count.
+Ports and the data folder are not touched.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path, err := config.Find(file, os.LookupEnv)
@@ -36,6 +37,9 @@ file, with 1 otherwise; warnings do not count.`,
 			}
 			for _, w := range cfg.Warnings {
 				fmt.Fprintln(cmd.ErrOrStderr(), "warning: "+w.String())
+			}
+			if err := app.CheckFiles(cfg, cmd.ErrOrStderr()); err != nil {
+				return &exitError{exitRefused, fmt.Errorf("%s: %w", path, err)}
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s: ok, %s\n", path, app.Summary(cfg))
 			return nil

@@ -69,6 +69,7 @@ func serve(ctx context.Context, load func() (*config.Config, error), log io.Writ
 	if err != nil {
 		return &exitError{exitRefused, err}
 	}
+	signal.Ignore(syscall.SIGPIPE) // who reads the log may go away; the requests stay
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(log, "warning: "+w.String())
 	}

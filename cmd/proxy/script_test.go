@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -27,6 +29,53 @@ func TestMain(m *testing.M) {
 // may call beyond testscript's own commands is in the table of commands.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, params(filepath.Join("testdata", "script")))
+}
+
+// Who reads the log may go away; the proxy goes on.
+func TestLogReaderGone(t *testing.T) {
+	s := newScene(t.TempDir())
+	defer s.close()
+	file := filepath.Join(s.dir, "postern.yaml")
+	text := `
+listen: {http: "127.0.0.1:0", https: ""}
+admin: {listen: ""}
+data: data
+sites: [{hosts: [a.test], routes: [{respond: {body: "a\n"}}]}]
+`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "proxy", "run", "-c", file)
+	cmd.Stderr = write
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = write.Close() // the child has its own
+	line, err := bufio.NewReader(read).ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.http = listens["HTTP"].FindStringSubmatch(line)[1]
+	_ = read.Close()
+	for range 3 {
+		res, err := s.client.Get("http://a.test/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a := readAnswer(res); a.status != 200 {
+			t.Fatalf("status %d", a.status)
+		}
+	}
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func params(dir string) testscript.Params {

@@ -3,10 +3,14 @@ package app
 import (
 	"context"
 	"fmt"
+	"io"
+	"log/slog"
+	"os"
 	"time"
 
 	"postern/internal/admin"
 	"postern/internal/config"
+	"postern/internal/tlsmgr"
 )
 
 // CheckHealth asks a running postern at its admin address for its health and
@@ -20,6 +24,32 @@ func CheckHealth(ctx context.Context, addr, token string) (text string, healthy 
 		return "", false, err
 	}
 	return tree.Text(time.Now()), tree.State != admin.Fail, nil
+}
+
+// CheckFiles looks at the files that a configuration names, without using or
+// making any: what a start would refuse is refused here too. What is odd but
+// works goes to w, a line each.
+func CheckFiles(cfg *config.Config, w io.Writer) error {
+	log := slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+			return slog.Attr{}
+		}
+		if a.Key == slog.MessageKey {
+			a.Key = "warning"
+		}
+		return a
+	}}))
+	t := tlsConfig(cfg)
+	if err := tlsmgr.CheckFiles(t.Files, log); err != nil {
+		return err
+	}
+	if t.ACME.RootFile == "" {
+		return nil
+	}
+	if _, err := os.ReadFile(t.ACME.RootFile); err != nil {
+		return fmt.Errorf("tls.acme.root: %w", err)
+	}
+	return nil
 }
 
 // Summary is one line about a configuration.

@@ -59,7 +59,9 @@ type Conn struct {
 	wbuf     []byte // frames to write
 	writing  bool   // somebody writes, or is about to
 	soon     bool   // somebody waits a moment, then writes
-	deadline time.Time
+	deadline time.Time // of writes
+	fixed    bool      // deadline is not moved any more
+	broken   bool      // a write failed; nothing more is written
 
 	err      error // why the connection ends
 	stopped  bool  // nothing is read or written any more
@@ -273,8 +275,8 @@ func (c *Conn) stop(err error) {
 func (c *Conn) Close() {
 	c.mu.Lock()
 	c.stop(nil)
-	c.deadline = time.Unix(1, 0)
-	c.nc.SetDeadline(c.deadline)
+	c.fixed = true
+	c.nc.SetDeadline(time.Unix(1, 0))
 	c.mu.Unlock()
 }
 
@@ -365,39 +367,47 @@ func (c *Conn) lastWrites(ce *ConnError) {
 		wait = 100 * time.Millisecond
 	}
 	c.mu.Lock()
-	now := time.Now()
-	if c.deadline.IsZero() || c.deadline.After(now.Add(wait)) {
-		c.deadline = now.Add(wait)
-		c.nc.SetWriteDeadline(c.deadline)
+	if !c.fixed {
+		c.fixed = true
+		c.nc.SetWriteDeadline(time.Now().Add(wait))
 	}
 	for c.writing {
 		c.idle.Wait()
 	}
 	c.writing = true
-	out := c.wbuf
+	out, broken := c.wbuf, c.broken
 	c.wbuf = nil
 	c.mu.Unlock()
-	var err error
-	if len(out) > 0 {
-		_, err = c.nc.Write(out)
+	if !broken && len(out) > 0 {
+		_, err := c.nc.Write(out)
+		broken = err != nil
 	}
-	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && err == nil && ce != nil && ce.Code != EnhanceYourCalm {
-		half.CloseWrite()
-		c.nc.SetReadDeadline(time.Now().Add(lingerTime))
-		var sink [512]byte
-		for left := lingerBytes; left > 0; {
-			n, err := c.nc.Read(sink[:])
-			if err != nil {
-				break
-			}
-			left -= n
-		}
+	if !broken && ce != nil && ce.Code != EnhanceYourCalm {
+		c.linger()
 	}
 	c.mu.Lock()
 	c.writing = false
 	c.srv.bufs.put(out)
 	c.idle.Broadcast()
 	c.mu.Unlock()
+}
+
+// linger says that nothing more comes, and drops what the client still sends.
+func (c *Conn) linger() {
+	half, ok := c.nc.(interface{ CloseWrite() error })
+	if !ok || half.CloseWrite() != nil {
+		return
+	}
+	c.nc.SetReadDeadline(time.Now().Add(lingerTime))
+	b := c.srv.bufs.get(4 << 10)
+	for left := lingerBytes; left > 0; {
+		n, err := c.nc.Read(b[:cap(b)])
+		if err != nil {
+			break
+		}
+		left -= n
+	}
+	c.srv.bufs.put(b)
 }
 
 const (

@@ -143,11 +143,12 @@ func (c *Conn) flush() {
 		if c.waiting > 0 {
 			c.space.Broadcast()
 		}
-		err := c.write(out)
-		c.srv.bufs.put(out)
-		if err != nil {
-			c.writeFailed(err)
+		if !c.broken {
+			if err := c.write(out); err != nil {
+				c.writeFailed(err)
+			}
 		}
+		c.srv.bufs.put(out)
 	}
 	c.writing = false
 	if c.waiting > 0 {
@@ -162,7 +163,7 @@ func (c *Conn) flush() {
 // is held, and released in between.
 func (c *Conn) write(out []byte) error {
 	for len(out) > 0 {
-		if d := c.cfg.StallTimeout; d > 0 && !c.stopped {
+		if d := c.cfg.StallTimeout; d > 0 && !c.fixed {
 			// Setting a deadline costs more than looking at the clock.
 			if now := time.Now(); c.deadline.Sub(now) < d/2 {
 				c.deadline = now.Add(d)
@@ -183,6 +184,7 @@ func (c *Conn) write(out []byte) error {
 
 // writeFailed ends a connection that takes no more. mu is held.
 func (c *Conn) writeFailed(err error) {
+	c.broken = true
 	if c.stopped {
 		return
 	}

@@ -181,7 +181,7 @@ func (b *clientBody) Close() error {
 	case !b.h1:
 		return b.body.Close()
 	case b.reading && b.control != nil:
-		_ = b.control.SetReadDeadline(time.Unix(1, 0))
+		_ = b.control.SetReadDeadline(past)
 	}
 	return nil
 }
@@ -220,7 +220,7 @@ func (m *stdMessage) copyBody(x *exchange, res *http.Response) error {
 	for {
 		n, err := res.Body.Read(*buf)
 		if n > 0 {
-			m.guardWrites()
+			m.guardWrites(x)
 			if _, werr := m.w.Write((*buf)[:n]); werr != nil {
 				return werr
 			}
@@ -231,7 +231,7 @@ func (m *stdMessage) copyBody(x *exchange, res *http.Response) error {
 			}
 		}
 		if err == io.EOF {
-			m.guardWrites() // what is still buffered goes out when the handler ends
+			m.guardWrites(x) // what is still buffered goes out when the handler ends
 			return nil
 		}
 		if err != nil {
@@ -245,8 +245,8 @@ func (m *stdMessage) copyBody(x *exchange, res *http.Response) error {
 // may leave the window shut; on HTTP/1.1 the connection's own serves. The
 // engine resets the stream when it passes, be a write under way or not, so it
 // must not stand while we wait for the backend.
-func (m *stdMessage) guardWrites() {
-	if stall := m.x.conn.stall; !m.guarded && m.r.ProtoMajor == 2 && stall > 0 {
+func (m *stdMessage) guardWrites(x *exchange) {
+	if stall := x.conn.stall; !m.guarded && m.r.ProtoMajor == 2 && stall > 0 {
 		m.guarded = true
 		_ = http.NewResponseController(m.w.ResponseWriter).SetWriteDeadline(time.Now().Add(stall))
 	}

@@ -39,6 +39,7 @@ type h1 struct {
 	wres  upstream.WireResponse
 	body  h1Body
 
+	shared  *h1Reader // the body, while another goroutine may read it; else nil
 	closing bool      // the connection ends with this exchange
 	begun   bool      // a final answer has begun
 	armed   time.Time // the read deadline that is set; zero: none
@@ -395,6 +396,9 @@ func (h *h1) answer(x *exchange, a answer) {
 	if h.begun {
 		h.closing = true // too late for an answer
 		return
+	}
+	if h.shared != nil {
+		h.shared.shut()
 	}
 	if !h.in.BodyDone() && !h.discard() {
 		h.closing = true

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"postern/internal/http1"
@@ -26,6 +27,10 @@ func (h *h1) viaStd(x *exchange, do func(*stdMessage)) {
 	ctx, cancel := context.WithCancel(r.Context())
 	stop := h.watch(cancel)
 	w := &h1Writer{h: h, x: x, header: make(http.Header)}
+	if body, ok := r.Body.(*h1Reader); ok {
+		w.body, h.shared = body, body
+		defer func() { body.shut(); h.shared = nil }()
+	}
 	m := stdMessages.Get().(*stdMessage)
 	m.x.conn = h.conn
 	m.w.reset(w)
@@ -70,15 +75,41 @@ func (h *h1) request(x *exchange) (*http.Request, error) {
 	return r, nil
 }
 
-// h1Reader is a request body for net/http's types.
+// h1Reader is a request body for net/http's types. The backend's side reads it
+// on a goroutine of its own, perhaps until after the answer.
 type h1Reader struct {
 	h    *h1
 	r    *http.Request
+	mu   sync.Mutex // held while the connection is read
 	left []byte
 	err  error
 }
 
+// shut waits for the read that is under way and ends the body: from now on
+// the connection is h1's own again.
+func (b *h1Reader) shut() {
+	b.h.abort()
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.err == nil {
+		b.left, b.err = nil, errUnwanted
+	}
+	b.h.arm(time.Time{})
+}
+
+// settled reports whether the body was read to its end; it does not wait for
+// a read that is under way.
+func (b *h1Reader) settled() bool {
+	if !b.mu.TryLock() {
+		return false
+	}
+	defer b.mu.Unlock()
+	return b.h.in.BodyDone()
+}
+
 func (b *h1Reader) Read(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	if len(b.left) == 0 && b.err == nil {
 		h := b.h
 		if h.req.Expect100 && h.body.read == 0 && h.in.Buffered() == 0 {
@@ -115,7 +146,8 @@ type h1Writer struct {
 	chunk    bool
 	noBody   bool
 	hijacked bool
-	held     []byte // body bytes before the head is sent
+	body     *h1Reader // the request's; nil: none that another goroutine reads
+	held     []byte    // body bytes before the head is sent
 }
 
 func (w *h1Writer) Header() http.Header { return w.header }
@@ -135,6 +167,9 @@ func (w *h1Writer) informational(status int) {
 	h := w.h
 	if h.req.Minor == 0 {
 		return
+	}
+	if status == http.StatusContinue {
+		h.req.Expect100 = false // said now
 	}
 	h.out = http1.AppendStatusLine(h.out[:0], status, http.StatusText(status))
 	w.appendFields(nil)
@@ -202,7 +237,8 @@ func (w *h1Writer) sendHead(length int) {
 	default:
 		h.closing = true
 	}
-	if !h.in.BodyDone() && !h.discard() || h.s.leaving.Load() {
+	switch {
+	case h.s.leaving.Load(), w.body != nil && !w.body.settled(), w.body == nil && !h.in.BodyDone() && !h.discard():
 		h.closing = true
 	}
 	h.out = http1.AppendStatusLine(h.out[:0], w.status, http.StatusText(w.status))
@@ -291,8 +327,14 @@ func (w *h1Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return h.nc, bufio.NewReadWriter(r, bufio.NewWriter(h.nc)), nil
 }
 
-// SetReadDeadline leaves reading to h1's own deadlines.
-func (w *h1Writer) SetReadDeadline(time.Time) error { return nil }
+// SetReadDeadline leaves reading to h1's own deadlines, but for past, which
+// ends a read that is under way.
+func (w *h1Writer) SetReadDeadline(t time.Time) error {
+	if t.Equal(past) {
+		w.h.abort()
+	}
+	return nil
+}
 
 // SetWriteDeadline leaves writing to clientConn's own deadlines.
 func (w *h1Writer) SetWriteDeadline(time.Time) error { return nil }

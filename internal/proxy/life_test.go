@@ -166,7 +166,6 @@ func TestApplyUnderLoad(t *testing.T) {
 	r := start(t, o)
 	other := o
 	other.sites = []testSite{proxyTo(t, two)}
-	snaps := []*Snapshot{r.srv.snap.Load(), r.snapshot(other)}
 	var stop atomic.Bool
 	var clients sync.WaitGroup
 	var served atomic.Int64
@@ -192,7 +191,7 @@ func TestApplyUnderLoad(t *testing.T) {
 		}
 	}
 	for i := range 50 {
-		r.srv.Apply(snaps[i%2])
+		r.srv.Apply(r.snapshot([]options{other, o}[i%2]))
 		want := served.Load() + 4
 		wait(t, "requests after the reload", func() bool { return served.Load() >= want || t.Failed() })
 	}

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -137,6 +138,7 @@ func (r *rig) snapshot(o options) *Snapshot {
 	}}
 	for _, s := range append([]testSite{probe}, o.sites...) {
 		rs := route.Site{Hosts: s.hosts}
+		s.Routes = slices.Clone(s.Routes) // each snapshot has its own
 		for i := range s.Routes {
 			rt := &s.Routes[i]
 			if rt.Pattern == "" {

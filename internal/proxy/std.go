@@ -73,7 +73,7 @@ func (m *stdMessage) answer(x *exchange, a answer) {
 	}
 	m.w.WriteHeader(a.status)
 	if x.method != http.MethodHead && len(a.body) > 0 {
-		m.guardWrites()
+		m.guardWrites(x)
 		_, _ = m.w.Write(a.body) // the client may be gone; the access line says so
 	}
 	x.status, x.sent = m.w.status, m.w.bytes

@@ -16,14 +16,20 @@ type Fault int
 
 // The faults of a DNS server.
 const (
-	NoFault  Fault = iota
-	Drop           // no answer ever
-	ServFail       // rcode 2
-	NotImp         // rcode 4
-	Refused        // rcode 5
-	NXDomain       // rcode 3, although the name exists
-	Truncate       // over UDP: no records and the TC bit
-	Delay          // the right answer, late: see DNS.SetDelay
+	NoFault     Fault = iota
+	Drop              // no answer ever
+	ServFail          // rcode 2
+	NotImp            // rcode 4
+	Refused           // rcode 5
+	NXDomain          // rcode 3, although the name exists
+	Truncate          // over UDP: no records and the TC bit
+	Delay             // the right answer, late: see DNS.SetDelay
+	Lame              // NOERROR without records or authority, as a server that lost the zone
+	NoAuthority       // the right answer as a resolver gives it: AA off, RA on
+	NoSOA             // the right answer without the SOA that belongs to "no records"
+	Garbage           // bytes that are no message
+	FormErr           // rcode 1 for a question with EDNS
+	DropUDP           // no answer ever over UDP, the right one over TCP
 )
 
 // DNS is an authoritative and recursive server on loopback, over UDP and TCP,
@@ -33,6 +39,9 @@ type DNS struct {
 	Addr string // host:port, the same for both transports
 
 	mu      sync.Mutex
+	forward func(*dns.Msg) *dns.Msg // asked instead of the records; nil: the records
+	strict  bool                    // offers no recursion, and refuses what is not below an apex
+	cuts    map[string][]dns.RR     // by delegated zone: NS, and glue
 	records map[string][]dns.RR
 	all     netip.Addr
 	apexes  []string
@@ -43,19 +52,25 @@ type DNS struct {
 }
 
 // NewDNS starts a server that is authoritative for the given zones: each apex
-// has a SOA and an NS record. It knows no names until told.
+// has a SOA and an NS record, ns1 below it, which is this server. It knows no
+// other names until told.
 func NewDNS(t testing.TB, apexes ...string) *DNS {
 	t.Helper()
+	l, pc, err := listenBoth()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveDNS(t, l, pc, apexes)
+}
+
+func serveDNS(t testing.TB, l net.Listener, pc net.PacketConn, apexes []string) *DNS {
+	t.Helper()
 	d := &DNS{
-		records: map[string][]dns.RR{}, faults: map[string]Fault{}, asked: map[string]int{},
+		records: map[string][]dns.RR{}, cuts: map[string][]dns.RR{}, faults: map[string]Fault{}, asked: map[string]int{},
 		delay: time.Second, done: make(chan struct{}),
 	}
 	for _, a := range apexes {
 		d.apexes = append(d.apexes, dns.CanonicalName(a))
-	}
-	l, pc, err := listenBoth()
-	if err != nil {
-		t.Fatal(err)
 	}
 	d.Addr = l.Addr().String()
 	var wg sync.WaitGroup
@@ -154,18 +169,31 @@ func (d *DNS) Asked(name, typ string) int {
 
 // ServeDNS implements dns.Handler.
 func (d *DNS) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
+	_, udp := w.RemoteAddr().(*net.UDPAddr)
+	m, f := d.reply(r, udp)
+	switch {
+	case m == nil:
+	case f == Garbage:
+		_, _ = w.Write([]byte{byte(r.Id >> 8), byte(r.Id), 0x80, 0, 0, 9, 0, 9, 0, 0, 0, 0, 0xff})
+	default:
+		_ = w.WriteMsg(m) // the asker may be gone
+	}
+}
+
+// reply is the answer to r, nil for silence, and the fault that shaped it.
+func (d *DNS) reply(r *dns.Msg, udp bool) (*dns.Msg, Fault) {
 	if len(r.Question) != 1 {
-		return
+		return nil, Drop
 	}
 	q := r.Question[0]
 	q.Name = dns.CanonicalName(q.Name)
 	f, late := d.note(q)
 	m := new(dns.Msg)
 	m.SetReply(r)
-	m.Authoritative, m.RecursionAvailable = true, true
+	m.Authoritative, m.RecursionAvailable = true, !d.strict
 	switch f {
 	case Drop:
-		return
+		return nil, f
 	case ServFail:
 		m.Rcode = dns.RcodeServerFailure
 	case NotImp:
@@ -174,25 +202,44 @@ func (d *DNS) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 		m.Rcode = dns.RcodeRefused
 	case NXDomain:
 		m.Rcode = dns.RcodeNameError
+	case Lame:
+		m.Authoritative = false
 	case Truncate:
-		if _, udp := w.RemoteAddr().(*net.UDPAddr); udp {
+		if udp {
 			m.Truncated = true
-			break
+			return m, f
 		}
-		d.answer(m, q)
+		d.answer(m, q, r)
+	case DropUDP:
+		if udp {
+			return nil, f
+		}
+		d.answer(m, q, r)
+	case FormErr:
+		if r.IsEdns0() != nil {
+			m.Rcode = dns.RcodeFormatError
+			return m, f
+		}
+		d.answer(m, q, r)
 	case Delay:
 		wait := time.NewTimer(late)
 		defer wait.Stop()
 		select {
 		case <-wait.C:
 		case <-d.done:
-			return
+			return nil, f
 		}
-		d.answer(m, q)
+		d.answer(m, q, r)
+	case NoAuthority:
+		d.answer(m, q, r)
+		m.Authoritative, m.RecursionAvailable = false, true
+	case NoSOA:
+		d.answer(m, q, r)
+		m.Ns = nil
 	default:
-		d.answer(m, q)
+		d.answer(m, q, r)
 	}
-	_ = w.WriteMsg(m) // the asker may be gone
+	return m, f
 }
 
 // note counts the question and finds its fault.
@@ -211,9 +258,19 @@ func (d *DNS) note(q dns.Question) (Fault, time.Duration) {
 
 // answer fills in the records, or the SOA of the zone when there are none
 // (RFC 2308 section 2).
-func (d *DNS) answer(m *dns.Msg, q dns.Question) {
+func (d *DNS) answer(m *dns.Msg, q dns.Question, r *dns.Msg) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.forward != nil {
+		d.mu.Unlock()
+		in := d.forward(r)
+		d.mu.Lock()
+		m.Rcode, m.Authoritative, m.Answer, m.Ns = in.Rcode, false, in.Answer, in.Ns
+		return
+	}
+	if d.refer(m, q.Name) {
+		return
+	}
 	own, exists := d.records[q.Name]
 	for _, rr := range own {
 		if t := rr.Header().Rrtype; t == q.Qtype || t == dns.TypeCNAME {
@@ -230,6 +287,10 @@ func (d *DNS) answer(m *dns.Msg, q dns.Question) {
 		}
 	}
 	apex := d.apexOf(q.Name)
+	if apex == "" && d.strict {
+		m.Rcode, m.Authoritative = dns.RcodeRefused, false
+		return
+	}
 	if apex == "" {
 		if !exists {
 			m.Rcode = dns.RcodeNameError
@@ -240,12 +301,20 @@ func (d *DNS) answer(m *dns.Msg, q dns.Question) {
 		Hdr: dns.RR_Header{Name: apex, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: 60},
 		Ns:  "ns1." + apex, Mbox: "hostmaster." + apex, Serial: 1, Refresh: 6000, Retry: 120, Expire: 2419200, Minttl: 60,
 	}
-	if q.Name == apex {
+	if q.Name == "ns1."+apex && !exists {
 		exists = true
-		switch q.Qtype {
-		case dns.TypeSOA:
+		if host, _, err := net.SplitHostPort(d.Addr); err == nil && q.Qtype == dns.TypeA {
+			m.Answer = append(m.Answer, &dns.A{
+				Hdr: dns.RR_Header{Name: q.Name, Rrtype: dns.TypeA, Class: dns.ClassINET, Ttl: 1}, A: net.ParseIP(host)})
+		}
+	}
+	if q.Name == apex {
+		hasNS := len(m.Answer) > 0 && q.Qtype == dns.TypeNS
+		exists = true
+		switch {
+		case q.Qtype == dns.TypeSOA:
 			m.Answer = append(m.Answer, soa)
-		case dns.TypeNS:
+		case q.Qtype == dns.TypeNS && !hasNS:
 			m.Answer = append(m.Answer, &dns.NS{
 				Hdr: dns.RR_Header{Name: apex, Rrtype: dns.TypeNS, Class: dns.ClassINET, Ttl: 60}, Ns: "ns1." + apex})
 		}
@@ -256,6 +325,25 @@ func (d *DNS) answer(m *dns.Msg, q dns.Question) {
 			m.Rcode = dns.RcodeNameError
 		}
 	}
+}
+
+// refer answers with a referral if name is in a zone that was delegated away.
+func (d *DNS) refer(m *dns.Msg, name string) bool {
+	for cut, rrs := range d.cuts {
+		if !dns.IsSubDomain(cut, name) || len(d.apexOf(name)) >= len(cut) {
+			continue
+		}
+		m.Authoritative = false
+		for _, rr := range rrs {
+			if rr.Header().Rrtype == dns.TypeNS {
+				m.Ns = append(m.Ns, rr)
+			} else {
+				m.Extra = append(m.Extra, rr)
+			}
+		}
+		return true
+	}
+	return false
 }
 
 // apexOf is the longest zone that holds name, or "".

@@ -39,6 +39,13 @@ type fileCert struct {
 
 func (f *fileCert) current() *tls.Certificate { return f.pair.Load() }
 
+// CheckFiles reads the pairs as New does and keeps nothing. An error names the
+// file and the reason; what is odd but works goes to log.
+func CheckFiles(want []FileCert, log *slog.Logger) error {
+	_, err := loadFiles(want, nil, log)
+	return err
+}
+
 // loadFiles reads the pairs of want; a pair that before holds and that did not
 // change is taken over. An error names the file and the reason.
 func loadFiles(want []FileCert, before []*fileCert, log *slog.Logger) ([]*fileCert, error) {
