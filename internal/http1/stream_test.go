@@ -280,10 +280,10 @@ func TestStreamErrorStays(t *testing.T) {
 	s.Reset(strings.NewReader("zz\r\n1\r\na\r\n0\r\n\r\n"), make([]byte, 64))
 	s.BeginBody(Chunked, 0)
 	for range 3 {
-		if p, err := s.Body(); err != errChunk || p != nil {
+		if p, err := s.Body(); err != ErrBody || p != nil {
 			t.Fatalf("got %q, %v", p, err)
 		}
-		if p, err := s.BufferedBody(); err != errChunk || p != nil {
+		if p, err := s.BufferedBody(); err != ErrBody || p != nil {
 			t.Fatalf("buffered: got %q, %v", p, err)
 		}
 	}
