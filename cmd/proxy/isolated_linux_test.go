@@ -27,7 +27,7 @@ func TestIsolated(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	args := []string{"-test.run=^TestIsolated$", "-test.timeout=60s", "-test.parallel=1"}
+	args := []string{"-test.run=^TestIsolated$", "-test.timeout=150s", "-test.parallel=1"}
 	if testing.Verbose() {
 		args = append(args, "-test.v")
 	}

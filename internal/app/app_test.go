@@ -49,7 +49,6 @@ type process struct {
 	log   *logBuffer
 	stop  context.CancelFunc
 	ended chan error
-	roots *x509.CertPool
 }
 
 // start runs an App with the configuration text and stops it with the test.

@@ -22,7 +22,6 @@ var rooms = map[string]room{
 	"internal/upstream": {may: []string{"internal/http1"}},
 	"internal/http1":    {},
 	"internal/h2":       {},
-	"internal/h2":       {},
 	"internal/guard":    {may: []string{"internal/durable"}},
 	"internal/caller":   {},
 	"internal/tlsmgr":   {may: []string{"internal/durable"}},
@@ -50,7 +49,6 @@ var never = []struct{ pkg, imports, why string }{
 	{"internal/guard", "net/http", "guard decides from plain values, so that any HTTP engine can ask it"},
 	{"internal/route", "net/http", "route is a pure function of host, method and path"},
 	{"internal/http1", "net/http", "http1 is the wire format beside net/http, not on top of it"},
-	{"internal/h2", "net/http", "h2 is the wire format beside net/http, not on top of it"},
 	{"internal/h2", "net/http", "h2 is the wire format beside net/http, not on top of it"},
 }
 
@@ -99,7 +97,6 @@ var goStatements = map[string]string{
 	"cmd/proxy/run.go:reloadOnSignal":                  "ends with its context; signals are for main to receive",
 	"internal/app/demo.go:demo.run":                    "waited for in the same function",
 	"internal/app/samplebackend.go:startSampleBackend": "waited for by close; the demo's backend is no service of the process",
-	"internal/h2/workers.go:workers.run":               "goroutines that wait for requests; Serve waits for their work, Server.Close for them",
 	"internal/h2/workers.go:workers.run":               "goroutines that wait for requests; Serve waits for their work, Server.Close for them",
 	"internal/proxy/listen.go:Server.accept":           "one for each connection; counted, and Shutdown waits for them",
 	"internal/upstream/upload.go:link.startUpload":     "waited for: by the exchange, or by Close",

@@ -170,7 +170,7 @@ func (a *answer) data() string {
 		parts = append(parts, plain(n))
 	}
 	switch {
-	case a.soa != "" && len(parts) == 0:
+	case a.query.typ == "SOA" && a.soa != "":
 		return "ok"
 	case a.others > 0 && len(parts) == 0:
 		return strconv.Itoa(a.others) + " records"

@@ -88,20 +88,27 @@ func (f *facts) port53() (problem, bool) {
 		f.fiction = true
 		return problem{Amber, Port53Blocked, "this network lets no question through to port 53 of other servers; only resolvers could be asked"}, true
 	}
-	var spoken, fake int
-	for _, a := range f.answers {
-		if a.server.role.authoritative() && spoke(a.status) {
-			spoken++
-			if a.status == stLame && a.ra {
-				fake++
-			}
-		}
-	}
-	if fake > 0 && fake == spoken {
+	seenThrough := slices.ContainsFunc(f.best(roleDoH, "", query{f.q.Name, "A"}), isAnswered)
+	if f.impersonated(roleZone) && (f.impersonated(roleParent) || seenThrough) {
 		f.fiction = true
 		return problem{Amber, Port53Intercepted, "port 53 is intercepted on this network: a resolver answers in place of the authoritative servers"}, true
 	}
 	return f.contradiction()
+}
+
+// impersonated reports whether all that the servers of a role said has the
+// marks of a resolver: recursion offered, and no authority.
+func (f *facts) impersonated(r role) bool {
+	spoken := false
+	for _, a := range f.answers {
+		if a.server.role == r && spoke(a.status) {
+			if a.status != stLame || !a.ra {
+				return false
+			}
+			spoken = true
+		}
+	}
+	return spoken
 }
 
 // contradiction compares what the zone's servers say with what resolvers over

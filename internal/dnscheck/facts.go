@@ -31,6 +31,7 @@ type view struct {
 	query   query
 	answers []answer
 	zone    bool // the zone's own servers, whose majority counts; else resolvers, one of which is enough
+	silent  bool // the name goes without saying
 }
 
 // best are the best answers of the servers in a role for a zone, one for
@@ -111,7 +112,7 @@ func (f *facts) at(i int, typ string) view {
 		q.name = z.own.apex
 	}
 	if as := f.best(roleZone, z.own.apex, q); z.own.apex != "" && len(as) > 0 && !f.fiction {
-		return view{subject: owner(z.own.apex), query: q, answers: as, zone: true}
+		return view{subject: owner(z.own.apex), query: q, answers: as, zone: true, silent: i == 0}
 	}
 	q.name = f.q.Name
 	return f.byResolvers(q)
@@ -122,7 +123,7 @@ func (f *facts) caa(label string) view {
 	q := query{label, "CAA"}
 	z := f.zones[0]
 	if as := f.best(roleZone, z.own.apex, q); z.own.apex != "" && len(as) > 0 && !f.fiction {
-		return view{subject: owner(z.own.apex), query: q, answers: as, zone: true}
+		return view{subject: owner(z.own.apex), query: q, answers: as, zone: true, silent: label == f.q.Name}
 	}
 	return f.byResolvers(q)
 }
@@ -165,13 +166,12 @@ func (v view) failed(timeout, servfail, other Cause) (problem, bool) {
 	return p, true
 }
 
-// what is the query in a sentence. The zone's servers are asked for the name,
-// which goes without saying; resolvers and parents are told apart.
+// what is the query in a sentence.
 func (v view) what() string {
-	if v.query.typ == "TXT" || v.query.typ == "CAA" && !v.zone {
-		return v.query.typ + " of " + plain(v.query.name)
+	if v.silent {
+		return v.query.typ
 	}
-	return v.query.typ
+	return v.query.typ + " of " + plain(v.query.name)
 }
 
 // tally is how many failed in which way: "3 of 4 timed out, 1 answered

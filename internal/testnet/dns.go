@@ -40,6 +40,7 @@ type DNS struct {
 
 	mu      sync.Mutex
 	forward func(*dns.Msg) *dns.Msg // asked instead of the records; nil: the records
+	hijack  *DNS                    // answers in its place, on the wire only
 	strict  bool                    // offers no recursion, and refuses what is not below an apex
 	cuts    map[string][]dns.RR     // by delegated zone: NS, and glue
 	records map[string][]dns.RR
@@ -170,7 +171,13 @@ func (d *DNS) Asked(name, typ string) int {
 // ServeDNS implements dns.Handler.
 func (d *DNS) ServeDNS(w dns.ResponseWriter, r *dns.Msg) {
 	_, udp := w.RemoteAddr().(*net.UDPAddr)
-	m, f := d.reply(r, udp)
+	d.mu.Lock()
+	by := d
+	if d.hijack != nil {
+		by = d.hijack
+	}
+	d.mu.Unlock()
+	m, f := by.reply(r, udp)
 	switch {
 	case m == nil:
 	case f == Garbage:

@@ -19,34 +19,89 @@ import (
 // Lab is a small DNS of many servers: zones with several authoritative servers
 // each, delegated from one another as on the Internet, and a recursive
 // resolver that asks them. Every server is a *DNS with faults of its own. They
-// listen on 127.0.0.x, all at Port, which needs a system where the whole of
+// listen on 127.0.0.2 and up, all at Port, which needs a system where the whole of
 // 127.0.0.0/8 is loopback, such as Linux.
 type Lab struct {
-	Port     int  // of every server
+	Port     int  // of every authoritative server
 	Resolver *DNS // recursive, without a cache
 
 	t     testing.TB
 	mu    sync.Mutex
-	last  byte
+	free  []socket          // of addresses without a server yet
 	zones map[string][]*DNS // by apex with its dot
 }
+
+type socket struct {
+	tcp net.Listener
+	udp net.PacketConn
+}
+
+func (s socket) close() {
+	_ = s.tcp.Close()
+	_ = s.udp.Close()
+}
+
+const labServers = 12
 
 // NewLab starts a lab without zones.
 func NewLab(t testing.TB) *Lab {
 	t.Helper()
-	l := &Lab{t: t, last: 1, zones: make(map[string][]*DNS)}
-	l.Resolver = NewDNS(t)
-	l.Resolver.mu.Lock()
-	l.Resolver.forward = l.resolve
-	l.Resolver.mu.Unlock()
-	_, port, err := net.SplitHostPort(l.Resolver.Addr)
-	if err == nil {
-		l.Port, err = strconv.Atoi(port)
+	l := &Lab{t: t, zones: make(map[string][]*DNS)}
+	l.Resolver = l.NewResolver()
+	var err error
+	for range 20 { // until a port is free on every address
+		if err = l.listen(); err == nil {
+			break
+		}
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		for _, s := range l.free {
+			s.close()
+		}
+	})
 	return l
+}
+
+// listen takes one port on every address a server may get.
+func (l *Lab) listen() (err error) {
+	defer func() {
+		if err != nil {
+			for _, s := range l.free {
+				s.close()
+			}
+			l.free = nil
+		}
+	}()
+	port := "0"
+	for i := range labServers {
+		var s socket
+		addr := fmt.Sprintf("127.0.0.%d:%s", 2+i, port)
+		if s.tcp, err = net.Listen("tcp", addr); err != nil {
+			return err
+		}
+		if s.udp, err = net.ListenPacket("udp", s.tcp.Addr().String()); err != nil {
+			_ = s.tcp.Close()
+			return err
+		}
+		l.free = append(l.free, s)
+		_, port, _ = net.SplitHostPort(s.tcp.Addr().String())
+	}
+	l.Port, err = strconv.Atoi(port)
+	return err
+}
+
+// NewResolver starts one more resolver, with faults of its own, on a port of
+// its own.
+func (l *Lab) NewResolver() *DNS {
+	l.t.Helper()
+	d := NewDNS(l.t)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.forward = l.resolve
+	return d
 }
 
 // Zone starts n servers for apex, ns1 to nsN below it, and delegates it from
@@ -91,23 +146,32 @@ func (l *Lab) Zone(apex string, n int) []*DNS {
 func (l *Lab) server(apex string) *DNS {
 	l.t.Helper()
 	l.mu.Lock()
-	l.last++
-	addr := fmt.Sprintf("127.0.0.%d:%d", l.last, l.Port)
+	if len(l.free) == 0 {
+		l.mu.Unlock()
+		l.t.Fatalf("a lab has %d servers", labServers)
+	}
+	s := l.free[0]
+	l.free = l.free[1:]
 	l.mu.Unlock()
-	tcp, err := net.Listen("tcp", addr)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	udp, err := net.ListenPacket("udp", addr)
-	if err != nil {
-		_ = tcp.Close()
-		l.t.Fatal(err)
-	}
-	d := serveDNS(l.t, tcp, udp, []string{apex})
+	d := serveDNS(l.t, s.tcp, s.udp, []string{apex})
 	d.mu.Lock()
 	d.strict = true
 	d.mu.Unlock()
 	return d
+}
+
+// Intercept makes the network answer every question to an authoritative server
+// by the given resolver, as some home routers do. Nil ends it.
+func (l *Lab) Intercept(by *DNS) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, servers := range l.zones {
+		for _, d := range servers {
+			d.mu.Lock()
+			d.hijack = by
+			d.mu.Unlock()
+		}
+	}
 }
 
 // Expire takes a zone's delegation out of the zone above.
