@@ -56,9 +56,9 @@ type Conn struct {
 	recvWindow   int   // what the client may still send
 	credit       int   // consumed and not told yet
 
-	wbuf     []byte // frames to write
-	writing  bool   // somebody writes, or is about to
-	soon     bool   // somebody waits a moment, then writes
+	wbuf     []byte    // frames to write
+	writing  bool      // somebody writes, or is about to
+	soon     bool      // somebody waits a moment, then writes
 	deadline time.Time // of writes
 	fixed    bool      // deadline is not moved any more
 	broken   bool      // a write failed; nothing more is written
