@@ -36,10 +36,16 @@ func TestWire(t *testing.T) {
 						t.Fatal(err)
 					}
 					for _, s := range parseScripts(t, file, string(src)) {
-						t.Run(s.name, func(t *testing.T) {
-							t.Parallel()
-							runScript(t, e, s)
-						})
+						for _, bytewise := range []bool{false, true} {
+							s, name := s, s.name
+							if s.bytewise = bytewise; bytewise {
+								name += ", byte by byte"
+							}
+							t.Run(name, func(t *testing.T) {
+								t.Parallel()
+								runScript(t, e, s)
+							})
+						}
 					}
 				})
 			}
@@ -97,6 +103,7 @@ func wireSetups(t testing.TB, name, backend string) (o options, secure bool) {
 // script is one story of a file.
 type script struct {
 	name, file, setup string
+	bytewise          bool // what the client sends comes in single bytes
 	line              int
 	steps             []step
 }
@@ -217,8 +224,17 @@ func (w *wireRun) step() {
 // write sends the step's bytes. A server that has already answered and closed
 // may not take them all.
 func (w *wireRun) write(p *peer) {
-	_, err := p.Write([]byte(unescape(w.t, expandFiller(w.at.data))))
-	if err != nil && !slices.Contains(w.at.words, "partly") {
+	data := []byte(unescape(w.t, expandFiller(w.at.data)))
+	var err error
+	bytewise := w.s.bytewise && p == w.client && !slices.Contains(w.at.words, "whole")
+	for i := 0; bytewise && i < 400 && len(data) > 1 && err == nil; i++ {
+		_, err = p.Write(data[:1])
+		data = data[1:]
+	}
+	if err == nil {
+		_, err = p.Write(data)
+	}
+	if err != nil && !bytewise && !slices.Contains(w.at.words, "partly") {
 		w.fatalf("%v", err)
 	}
 }
