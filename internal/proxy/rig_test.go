@@ -461,3 +461,18 @@ func closedPort(t testing.TB) string {
 func isReset(err error) bool {
 	return err != nil && !errors.Is(err, io.EOF) && strings.Contains(err.Error(), "connection reset")
 }
+
+// until waits for something that only shows by asking.
+func (r *rig) until(what string, happened func() bool) {
+	r.t.Helper()
+	deadline := time.After(patience)
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for !happened() {
+		select {
+		case <-deadline:
+			r.t.Fatalf("not within %v: %s", patience, what)
+		case <-tick.C:
+		}
+	}
+}
