@@ -32,6 +32,7 @@ func check(cfg *Config, r *report, env environment) {
 	c.notNegative("grace", cfg.Grace)
 	c.guard()
 	c.limits()
+	c.dns()
 	c.sites()
 	c.tls()
 }

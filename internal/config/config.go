@@ -44,6 +44,10 @@ type Config struct {
 	// Default 10s.
 	Grace time.Duration `yaml:"grace"`
 
+	// Whom postern asks about its names before it spends an attempt at a
+	// certificate authority on them.
+	DNS DNS `yaml:"dns"`
+
 	// Certificates.
 	TLS TLS `yaml:"tls"`
 
@@ -128,6 +132,25 @@ type Admin struct {
 	// socket too). At least 16 characters. token_file reads it from a file.
 	// Default: none.
 	Token Secret `yaml:"token"`
+}
+
+// DNS says where postern's own look-ups go. They never serve requests: they
+// find out whether a certificate authority would get its answers, and name
+// what is broken when it would not. `proxy certs check NAME` shows them.
+type DNS struct {
+	// Recursive resolvers, as addresses with or without a port: 9.9.9.9,
+	// "9.9.9.9:53", "[2620:fe::fe]:53". Default: those of the system.
+	Resolvers []string `yaml:"resolvers"`
+
+	// The port of authoritative name servers, which are asked directly. Only
+	// tests need another one. Default 53.
+	AuthoritativePort int `yaml:"authoritative_port"`
+
+	// Resolvers over HTTPS (RFC 8484) to compare with, because no router can
+	// answer in their place. Those with an address in their URL need no other
+	// resolver to be found. [] asks none. Default
+	// [https://1.1.1.1/dns-query, https://9.9.9.9/dns-query].
+	DoH []string `yaml:"doh"`
 }
 
 // TLS says where certificates come from.

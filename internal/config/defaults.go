@@ -35,6 +35,10 @@ func Default() *Config {
 		Log:    Log{Level: "info", Format: "json", Access: true},
 		Admin:  Admin{Listen: "127.0.0.1:9180"},
 		Grace:  10 * time.Second,
+		DNS: DNS{
+			AuthoritativePort: 53,
+			DoH:               []string{"https://1.1.1.1/dns-query", "https://9.9.9.9/dns-query"},
+		},
 		TLS: TLS{
 			Issuer:     issuerACME,
 			ACME:       ACME{Directory: LetsEncrypt, Challenges: []string{challengeHTTP, challengeALPN}},
