@@ -43,11 +43,13 @@ func CheckFiles(cfg *config.Config, w io.Writer) error {
 	if err := tlsmgr.CheckFiles(t.Files, log); err != nil {
 		return err
 	}
-	if t.ACME.RootFile == "" {
-		return nil
-	}
-	if _, err := os.ReadFile(t.ACME.RootFile); err != nil {
-		return fmt.Errorf("tls.acme.root: %w", err)
+	for _, a := range t.ACME {
+		if a.RootFile == "" {
+			continue
+		}
+		if _, err := os.ReadFile(a.RootFile); err != nil {
+			return fmt.Errorf("tls.acme root: %w", err)
+		}
 	}
 	return nil
 }

@@ -66,11 +66,10 @@ func tlsConfig(cfg *config.Config) tlsmgr.Config {
 		Email:       t.Email,
 		DefaultHost: t.DefaultHost,
 		MinVersion:  tls.VersionTLS12,
-		ACME: tlsmgr.ACME{
+		ACME: []tlsmgr.ACME{{
 			Directory: t.ACME.Directory, RootFile: t.ACME.Root, Profile: t.ACME.Profile,
-			HTTP01:    slices.Contains(t.ACME.Challenges, "http-01"),
-			TLSALPN01: slices.Contains(t.ACME.Challenges, "tls-alpn-01"),
-		},
+			Challenges: t.ACME.Challenges,
+		}},
 	}
 	if t.MinVersion == "1.3" {
 		out.MinVersion = tls.VersionTLS13
@@ -79,7 +78,7 @@ func tlsConfig(cfg *config.Config) tlsmgr.Config {
 		out.Email = cfg.Email
 	}
 	if e := t.ACME.EAB; e != nil {
-		out.ACME.EAB = &tlsmgr.EAB{KeyID: e.KID, MACKey: e.HMAC.Reveal()}
+		out.ACME[0].EAB = &tlsmgr.EAB{KeyID: e.KID, MACKey: e.HMAC.Reveal()}
 	}
 	var onDemand []string
 	if o := t.OnDemand; o != nil {

@@ -33,6 +33,9 @@ type house struct {
 
 var houses atomic.Int64
 
+// clockIsSet is a Config.Clock: the machines tests run on need no time service.
+func clockIsSet() (synced bool, up time.Duration) { return true, time.Hour }
+
 func newHouse(t *testing.T, opt testnet.CAOptions) *house {
 	t.Helper()
 	h := &house{name: fmt.Sprintf("home%d.test.example", houses.Add(1)), http: listen(t), tls: listen(t)}
@@ -58,7 +61,8 @@ func newHouse(t *testing.T, opt testnet.CAOptions) *house {
 // config is a Config for the house's authority.
 func (h *house) config(dir string, names ...string) Config {
 	return Config{Dir: dir, Email: "who@example.org", Names: names,
-		ACME:       ACME{Directory: h.ca.DirectoryURL, RootFile: h.ca.RootFile, Profile: "classic"},
+		ACME:       []ACME{{Directory: h.ca.DirectoryURL, RootFile: h.ca.RootFile, Profile: "classic"}},
+		Clock:      clockIsSet,
 		ListenHost: "127.0.0.1", HTTPPort: portOf(h.http), HTTPSPort: portOf(h.tls)}
 }
 
@@ -74,16 +78,15 @@ func TestACMEIssuesAndRestartsWithoutAuthority(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct {
 		challenge string
-		acme      ACME
 	}{
-		{"http-01", ACME{HTTP01: true}},
-		{"tls-alpn-01", ACME{TLSALPN01: true}},
+		{"http-01"},
+		{"tls-alpn-01"},
 	} {
 		t.Run(tc.challenge, func(t *testing.T) {
 			t.Parallel()
 			h := newHouse(t, testnet.CAOptions{CheckCAA: true})
 			cfg := h.config(t.TempDir(), h.name)
-			cfg.ACME.HTTP01, cfg.ACME.TLSALPN01 = tc.acme.HTTP01, tc.acme.TLSALPN01
+			cfg.Challenge = tc.challenge
 			m, d := h.open(t, cfg)
 			stop := run(t, m)
 			first := served(t, d, h.name, h.ca.IssuerRoots)
@@ -140,7 +143,7 @@ func TestAuthorityDownFailsFastAndRecovers(t *testing.T) {
 	if got := d.refusals(); !slices.Equal(got, []string{"no_certificate"}) {
 		t.Errorf("refusals %q", got)
 	}
-	if s := m.Status()[0]; s.State != StateMissing || s.NextAttempt.IsZero() || s.LastAttempt.IsZero() {
+	if s := m.Status()[0]; s.State != StateMissing || s.NextAttempt.IsZero() || s.Waiting != "authority" || s.AttemptsLeft != 4 {
 		t.Errorf("status %+v", s)
 	}
 	h.ca.SetDown(false)
@@ -304,7 +307,7 @@ func TestExternalAccountBinding(t *testing.T) {
 	key := "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W"
 	h := newHouse(t, testnet.CAOptions{EAB: map[string]string{"kid-1": key}})
 	cfg := h.config(t.TempDir(), h.name)
-	cfg.ACME.EAB = &EAB{KeyID: "kid-1", MACKey: key}
+	cfg.ACME[0].EAB = &EAB{KeyID: "kid-1", MACKey: key}
 	m, d := h.open(t, cfg)
 	run(t, m)
 	served(t, d, h.name, h.ca.IssuerRoots)

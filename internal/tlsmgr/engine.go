@@ -2,17 +2,18 @@ package tlsmgr
 
 import (
 	"context"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net/http"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,326 +27,260 @@ import (
 // package-wide defaults (any program importing it could change them): every
 // field that New would fill from them is set here.
 //
-// Two certmagic configurations share one cache. "hot" has the bare issuers and
-// belongs to every certificate in memory: certmagic's maintenance renews with
-// it, and only a bare *ACMEIssuer sends ARI's "replaces" (RFC 9773 section 5).
-// "first" obtains certificates we do not have; its issuers are wrapped so that
-// they never ask a person at the terminal, and each knows one challenge type:
-// a second one in the same attempt would count as a second failure at the
-// authority. Neither has certmagic's on-demand mode: that hangs
-// handshakes for minutes, and drops live certificates when a decision function
-// says no; see ondemand.go for ours.
+// certmagic generates keys, keeps its locks and lays the storage out; its
+// issuers are ours, and so is what is served: certificates are read from the
+// storage into a map that handshakes look into without a lock. certmagic's
+// cache stays empty, so that its own maintenance has nothing to renew, and
+// should it ever try, onEvent says no: every attempt is the driver's.
 type engine struct {
 	cache   *certmagic.Cache
-	storage *certmagic.FileStorage
+	storage *journal
 	log     *slog.Logger
 	zap     *zap.Logger
-	event   func(event)
 	now     atomic.Pointer[issuers]
 
-	mu     sync.Mutex
-	loaded map[string]string // name in memory -> where it was loaded from; guarded by mu
+	mu   sync.Mutex                       // one change of held at a time
+	held atomic.Pointer[map[string]*held] // by name; never changed, only replaced
 }
 
-// issuers are the configurations in use; replaced as a whole on reload.
+// held is a certificate in memory.
+type held struct {
+	cert *tls.Certificate // with its Leaf
+	from string           // the issuer key it was loaded from
+}
+
+// issuers are the authorities in use; replaced as a whole on reload.
 type issuers struct {
-	hot   *certmagic.Config
-	first []*certmagic.Config // one for each challenge type; attempts take turns
-	key   string              // where hot's certificates are stored
-	label string              // acme or local
+	list  []*issuer
+	label string // acme or local
 }
 
-// event is what the engine tells about an attempt to get a certificate.
-type event struct {
-	name    string
-	renewal bool
-	err     error // nil: obtained
+// issuer is one authority and the certmagic configuration that stores what it
+// issues.
+type issuer struct {
+	certifier
+	config *certmagic.Config
 }
 
-// errNotStored tells "there is none" from "it does not load".
-var errNotStored = errors.New("no certificate in storage")
+// certifier is what certificates come from: an ACME authority or our own.
+type certifier interface {
+	IssuerKey() string                                                                 // names its folders
+	label() string                                                                     // for people and metrics
+	reach(ctx context.Context) error                                                   // is it there?
+	issue(ctx context.Context, csr *x509.CertificateRequest) (acme.Certificate, error) // once
+	challenges(name string, on []string) []string                                      // that may be used for name
+	profileFor(name string) string                                                     // for an order
+	identities() []string                                                              // in CAA records
+	accountURI(ctx context.Context) string                                             // in CAA records
+	renewalInfo(ctx context.Context, leaf *x509.Certificate) (acme.RenewalInfo, error) // RFC 9773
+}
 
-// shortTimeout shortens the time one HTTP request to an authority may take.
-// The client of an issuer cannot be reached, and acmez fetches directories
-// under one process-wide lock: with the default of 30 s a black-holed
-// authority stops every other one for a minute and a half. This is the one
-// package variable of certmagic that is ever set.
-var shortTimeout = sync.OnceFunc(func() { certmagic.HTTPTimeout = 5 * time.Second })
+var (
+	errNotStored = errors.New("no certificate in storage")
+	errNotAsked  = errors.New("the driver did not ask for this")
+)
+
+// tenYears keeps certmagic's maintenance from waking up (five times it must
+// fit a time.Duration).
+const tenYears = 10 * 365 * 24 * time.Hour
 
 // newEngine starts certmagic's maintenance goroutine; close ends it.
-func newEngine(dir string, log *slog.Logger, on func(event)) *engine {
-	shortTimeout()
-	e := &engine{
-		storage: &certmagic.FileStorage{Path: dir},
-		log:     log,
-		zap:     newZap(log),
-		event:   on,
-		loaded:  map[string]string{},
-	}
+func newEngine(dir string, log *slog.Logger) *engine {
+	e := &engine{storage: newJournal(dir), log: log, zap: newZap(log)}
+	e.held.Store(&map[string]*held{})
 	e.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) {
-			if n := e.now.Load(); n != nil {
-				return n.hot, nil
-			}
-			return nil, errors.New("no issuer configured")
+			return nil, errNotAsked // the cache holds nothing
 		},
+		RenewCheckInterval: tenYears, OCSPCheckInterval: tenYears,
 		Logger: e.zap,
 	})
 	return e
 }
 
-// prepare builds the issuers of cfg without using them yet.
-func (e *engine) prepare(cfg Config) (*issuers, error) {
-	if cfg.Issuer == issuerLocal {
-		ca, err := openLocalCA(localDir(cfg.Dir), e.log)
-		if err != nil {
-			return nil, err
-		}
-		hot := e.config(true)
-		hot.Issuers = []certmagic.Issuer{localIssuer{ca}}
-		return &issuers{hot: hot, first: []*certmagic.Config{hot}, key: localIssuer{ca}.IssuerKey(), label: issuerLocal}, nil
-	}
-	tmpl, err := e.acmeTemplate(cfg)
+// issuer makes the certmagic configuration for c, with every field set that
+// New would otherwise take from the package defaults.
+func (e *engine) issuer(c certifier) *issuer {
+	return &issuer{certifier: c, config: certmagic.New(e.cache, certmagic.Config{
+		Storage:             e.storage,
+		Issuers:             []certmagic.Issuer{adapter{c}},
+		KeySource:           certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
+		RenewalWindowRatio:  certmagic.DefaultRenewalWindowRatio,
+		OnEvent:             e.onEvent,
+		ShouldEmitFunc:      func(string) bool { return false }, // only asked about the event of every handshake
+		OCSP:                certmagic.OCSPConfig{DisableStapling: true},
+		DisableStorageCheck: true, // the driver looks before it spends an attempt
+		DisableARI:          true, // the driver asks
+		Logger:              e.zap,
+	})}
+}
+
+// adapter is a certifier as certmagic wants it.
+type adapter struct{ certifier }
+
+// Issue implements certmagic.Issuer.
+func (a adapter) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
+	chain, err := a.issue(ctx, csr)
 	if err != nil {
 		return nil, err
 	}
-	out := &issuers{hot: e.config(false), label: issuerACME}
-	tmpl.DisableHTTPChallenge = !cfg.ACME.HTTP01 || cfg.HTTPPort == 0
-	tmpl.DisableTLSALPNChallenge = !cfg.ACME.TLSALPN01 || cfg.HTTPSPort == 0
-	bare := e.acmeIssuer(out.hot, tmpl)
-	out.hot.Issuers = []certmagic.Issuer{bare}
-	out.key = bare.IssuerKey()
-	for _, only := range []struct{ noHTTP, noALPN bool }{{false, true}, {true, false}} {
-		if (!only.noHTTP && tmpl.DisableHTTPChallenge) || (!only.noALPN && tmpl.DisableTLSALPNChallenge) {
-			continue
-		}
-		one := tmpl
-		one.DisableHTTPChallenge, one.DisableTLSALPNChallenge = only.noHTTP, only.noALPN
-		c := e.config(false)
-		c.Issuers = []certmagic.Issuer{quietIssuer{e.acmeIssuer(c, one)}}
-		out.first = append(out.first, c)
-	}
-	return out, nil
+	return &certmagic.IssuedCertificate{Certificate: chain.ChainPEM, Metadata: chain}, nil
 }
-
-// config makes a certmagic configuration with every field set that New would
-// otherwise take from the package defaults.
-func (e *engine) config(noARI bool) *certmagic.Config {
-	return certmagic.New(e.cache, certmagic.Config{
-		Storage:            e.storage,
-		Issuers:            []certmagic.Issuer{}, // set by the caller; nil would mean the defaults
-		KeySource:          certmagic.StandardKeyGenerator{KeyType: certmagic.P256},
-		RenewalWindowRatio: certmagic.DefaultRenewalWindowRatio,
-		OnEvent:            e.onEvent,
-		ShouldEmitFunc:     func(string) bool { return false }, // only asked about the event of every handshake
-		// No authority we know staples usefully any more, and with it on,
-		// loading a certificate from disk could wait for the network.
-		OCSP:                certmagic.OCSPConfig{DisableStapling: true},
-		DisableStorageCheck: true, // New checks the folder once; this would write 10 KiB at every attempt
-		DisableARI:          noARI,
-		Logger:              e.zap,
-	})
-}
-
-func (e *engine) acmeTemplate(cfg Config) (certmagic.ACMEIssuer, error) {
-	t := certmagic.ACMEIssuer{
-		CA:                        cfg.ACME.Directory,
-		Email:                     cfg.Email,
-		Agreed:                    true,
-		Profile:                   cfg.ACME.Profile,
-		ListenHost:                cfg.ListenHost,
-		AltHTTPPort:               cfg.HTTPPort,
-		AltTLSALPNPort:            cfg.HTTPSPort,
-		DisableDistributedSolvers: true, // one node: no challenge files on disk
-		CertObtainTimeout:         2 * time.Minute,
-		HTTPProxy:                 http.ProxyFromEnvironment,
-		Logger:                    e.zap,
-	}
-	if t.CA == "" {
-		t.CA = certmagic.LetsEncryptProductionCA
-	}
-	if b := cfg.ACME.EAB; b != nil {
-		t.ExternalAccount = &acme.EAB{KeyID: b.KeyID, MACKey: b.MACKey}
-	}
-	if f := cfg.ACME.RootFile; f != "" {
-		pemBytes, err := os.ReadFile(f)
-		if err != nil {
-			return t, fmt.Errorf("tls acme root: %w", err)
-		}
-		t.TrustedRoots = x509.NewCertPool()
-		if !t.TrustedRoots.AppendCertsFromPEM(pemBytes) {
-			return t, fmt.Errorf("tls acme root: %s holds no certificate, want PEM", f)
-		}
-	}
-	return t, nil
-}
-
-func (e *engine) acmeIssuer(cfg *certmagic.Config, t certmagic.ACMEIssuer) *certmagic.ACMEIssuer {
-	iss := certmagic.NewACMEIssuer(cfg, t)
-	iss.TestCA = "" // certmagic would send retries to Let's Encrypt's staging authority first
-	return iss
-}
-
-// label names the kind of issuer in use: acme or local.
-func (e *engine) label() string { return e.now.Load().label }
-
-// counts reports whether the authority in use limits how much is asked of it.
-func (e *engine) counts() bool { return e.label() == issuerACME }
 
 // use makes i the issuers from now on.
 func (e *engine) use(i *issuers) { e.now.Store(i) }
 
-// onEvent hears certmagic. An error returned for cert_obtaining would abort the
-// attempt: the place for a gate that knows the DNS is down (with
-// certmagic.ErrNoRetry; nowhere else, or certificates in memory are lost).
-func (e *engine) onEvent(_ context.Context, name string, data map[string]any) error {
-	ev := event{}
-	switch name {
-	case "cert_obtained":
-	case "cert_failed":
-		if ev.err, _ = data["error"].(error); ev.err == nil {
-			ev.err = errors.New("no reason given")
-		}
-	default:
+// label names the kind of issuer in use: acme or local.
+func (e *engine) label() string { return e.now.Load().label }
+
+// counts reports whether the authorities in use limit how much is asked of
+// them.
+func (e *engine) counts() bool { return e.label() == issuerACME }
+
+// onEvent is the gate: an error returned for cert_obtaining ends the attempt
+// before any authority hears of it. ErrNoRetry, because without it certmagic
+// would hold its lock and try again for a month.
+func (e *engine) onEvent(ctx context.Context, name string, _ map[string]any) error {
+	if name != "cert_obtaining" {
 		return nil
 	}
-	ev.name, _ = data["identifier"].(string)
-	ev.renewal, _ = data["renewal"].(bool)
-	e.event(ev)
+	at := attemptOf(ctx)
+	if at == nil {
+		return certmagic.ErrNoRetry{Err: errNotAsked}
+	}
+	if at.allowed != nil {
+		if err := at.allowed(); err != nil {
+			return certmagic.ErrNoRetry{Err: err}
+		}
+	}
 	return nil
 }
 
-// load puts the stored certificate for name into memory, and lets go of older
-// ones for the same name. It is errNotStored when there is none.
-func (e *engine) load(ctx context.Context, name string) error {
-	n := e.now.Load()
-	cert, err := n.hot.CacheManagedCertificate(ctx, name)
-	if errors.Is(err, fs.ErrNotExist) {
-		return errNotStored
+// attempt is one attempt to have name certified by i; load brings the result
+// into memory. certmagic's "sync" functions are those without a retry loop;
+// the others keep the storage lock for up to 30 days.
+func (e *engine) attempt(ctx context.Context, i *issuer, name string, at *attempt) error {
+	ctx = withAttempt(ctx, at)
+	if e.storage.complete(i.IssuerKey(), name) {
+		return i.config.RenewCertSync(ctx, name, true)
 	}
+	return i.config.ObtainCertSync(ctx, name)
+}
+
+// load puts the stored certificate for name into memory: of all authorities in
+// use the one that began last. It is errNotStored when there is none.
+func (e *engine) load(name string) error {
+	best, err := e.read(name)
 	if err != nil {
 		return err
 	}
-	var old []string
-	for _, c := range e.cache.AllMatchingCertificates(name) {
-		if c.Hash() != cert.Hash() && slices.Contains(c.Names, name) && !slices.Contains(old, c.Hash()) {
-			old = append(old, c.Hash())
-		}
-	}
-	if len(old) > 0 {
-		e.cache.Remove(old)
-	}
-	e.mu.Lock()
-	e.loaded[name] = n.key
-	e.mu.Unlock()
+	e.put(name, best)
 	return nil
 }
 
-// obtain makes one attempt to get a first certificate for name and stores it;
-// load brings it into memory. turn picks the challenge type. The local issuer
-// waits for nothing but the disk. (certmagic's "sync" is the one without a
-// retry loop; the other keeps the storage lock for up to 30 days.)
-func (e *engine) obtain(ctx context.Context, name string, turn int) error {
-	n := e.now.Load()
-	if len(n.first) == 0 {
-		return errors.New("no listener for an ACME challenge: http-01 needs the http listener, tls-alpn-01 the https one")
+// read is load without keeping it.
+func (e *engine) read(name string) (*held, error) {
+	var best *held
+	var errs []error
+	for _, i := range e.now.Load().list {
+		cert, err := e.storage.pair(i.IssuerKey(), name)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+		case err != nil:
+			errs = append(errs, err)
+		case best == nil || cert.Leaf.NotBefore.After(best.cert.Leaf.NotBefore):
+			best = &held{cert, i.IssuerKey()}
+		}
 	}
-	return n.first[turn%len(n.first)].ObtainCertSync(ctx, name)
+	switch {
+	case best != nil:
+		return best, nil
+	case len(errs) > 0:
+		return nil, errors.Join(errs...)
+	}
+	return nil, errNotStored
 }
 
-// renewDue starts the renewal of what is due and returns; certmagic does the
-// same by itself every ten minutes.
-func (e *engine) renewDue(ctx context.Context) {
-	if err := e.cache.RenewManagedCertificates(ctx); err != nil {
-		e.log.Warn("renewal could not start", "err", err)
-	}
+func (e *engine) put(name string, h *held) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	next := maps.Clone(*e.held.Load())
+	next[name] = h
+	e.held.Store(&next)
 }
 
-// certificate finds hello's name in memory, or returns nil.
-func (e *engine) certificate(hello *tls.ClientHelloInfo) *tls.Certificate {
-	c, err := e.now.Load().hot.GetCertificate(hello)
-	if err != nil {
-		return nil
+// certificate is what is served for a name, or nil. It takes no lock.
+func (e *engine) certificate(name string) *tls.Certificate {
+	if h := (*e.held.Load())[name]; h != nil {
+		return h.cert
 	}
-	return c
+	return nil
 }
 
 // find returns the certificate that is served for exactly name, or nil.
 func (e *engine) find(name string) *x509.Certificate {
-	for _, c := range e.cache.AllMatchingCertificates(name) {
-		if slices.Contains(c.Names, name) {
-			return c.Leaf
+	if c := e.certificate(name); c != nil {
+		return c.Leaf
+	}
+	return nil
+}
+
+// holds reports whether name is in memory and from an issuer in use.
+func (e *engine) holds(name string) bool {
+	h := (*e.held.Load())[name]
+	return h != nil && e.byKey(h.from) != nil
+}
+
+// byKey finds an issuer in use, or nil.
+func (e *engine) byKey(key string) *issuer {
+	n := e.now.Load()
+	if n == nil {
+		return nil
+	}
+	for _, i := range n.list {
+		if i.IssuerKey() == key {
+			return i
 		}
 	}
 	return nil
 }
 
-// holds reports whether name is in memory and from the issuer in use.
-func (e *engine) holds(name string) bool {
-	e.mu.Lock()
-	from, ok := e.loaded[name]
-	e.mu.Unlock()
-	return ok && from == e.now.Load().key
-}
+// names are those in memory, sorted.
+func (e *engine) names() []string { return slices.Sorted(maps.Keys(*e.held.Load())) }
 
-// count is how many names in memory are of the given kind.
-func (e *engine) count(kind func(name string) bool) int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	n := 0
-	for name := range e.loaded {
-		if kind(name) {
-			n++
-		}
-	}
-	return n
+// lost reports whether the storage does not have any more what is in memory.
+func (e *engine) lost(name string) bool {
+	h := (*e.held.Load())[name]
+	return h != nil && !e.storage.complete(h.from, name)
 }
 
 // forget drops certificates from memory whose name is not wanted any more.
 func (e *engine) forget(wanted func(string) bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var gone []certmagic.SubjectIssuer
-	for name := range e.loaded {
-		if !wanted(name) {
-			gone = append(gone, certmagic.SubjectIssuer{Subject: name})
-			delete(e.loaded, name)
-		}
-	}
-	e.cache.RemoveManaged(gone)
+	next := maps.Clone(*e.held.Load())
+	maps.DeleteFunc(next, func(name string, _ *held) bool { return !wanted(name) })
+	e.held.Store(&next)
 }
 
-// quarantine moves the stored files of name aside and returns where to.
+// quarantine moves the stored files of name that do not load aside and
+// returns where to.
 func (e *engine) quarantine(name string) (string, error) {
-	from := e.storage.Filename(certmagic.StorageKeys.CertsSitePrefix(e.now.Load().key, name))
-	to := from + ".unreadable-" + time.Now().UTC().Format("20060102T150405.000Z")
-	return to, os.Rename(from, to)
-}
-
-// challenge finds the open challenge for an identifier as a server name or a
-// Host header gives it. certmagic keeps them for the whole process, so every
-// issuer's challenge is found.
-func (e *engine) challenge(id string) (certmagic.Challenge, bool) {
-	return certmagic.GetACMEChallenge(strings.ToLower(id))
-}
-
-func (e *engine) challengeCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-	if _, ok := e.challenge(hello.ServerName); !ok {
-		return nil, errNoCertificate
+	var to string
+	var errs []error
+	for _, i := range e.now.Load().list {
+		if _, err := e.storage.pair(i.IssuerKey(), name); err == nil || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		from := e.storage.Filename(certmagic.StorageKeys.CertsSitePrefix(i.IssuerKey(), name))
+		to = from + ".unreadable-" + time.Now().UTC().Format("20060102T150405.000Z")
+		errs = append(errs, os.Rename(from, to))
 	}
-	return e.now.Load().hot.GetCertificate(hello)
+	return to, errors.Join(errs...)
 }
 
-// solveHTTP answers an http-01 request for a challenge that is open, and
-// nothing else: certmagic's own handler would answer any token (the reflection
-// RFC 8555 section 8.3 warns of).
-func (e *engine) solveHTTP(w http.ResponseWriter, r *http.Request) bool {
-	c, ok := e.challenge(r.Host)
-	return ok && certmagic.SolveHTTPChallenge(e.zap, w, r, c.Challenge)
-}
-
-// close ends certmagic's maintenance. A renewal that is under way may still
-// hold its lock; a lock file left behind would hold up the next start until it
+// close ends certmagic's maintenance. An attempt that was under way may have
+// left its lock; a lock file left behind would hold up the next start until it
 // is stale. (certmagic.CleanUpOwnLocks would also break the locks of other
 // caches of this process.)
 func (e *engine) close() {
@@ -361,58 +296,28 @@ func (e *engine) close() {
 	}
 }
 
-// quietIssuer is an ACME issuer that never asks questions.
-type quietIssuer struct{ *certmagic.ACMEIssuer }
+// The forms certmagic stores things in.
+func decodeKey(pem []byte) (crypto.Signer, error) { return certmagic.PEMDecodePrivateKey(pem) }
+func encodeKey(key crypto.Signer) ([]byte, error) { return certmagic.PEMEncodePrivateKey(key) }
+func safeKey(s string) string                     { return certmagic.StorageKeys.Safe(s) }
 
-// PreCheck never prompts: without an e-mail address certmagic would read one
-// from the terminal.
-func (q quietIssuer) PreCheck(ctx context.Context, names []string, _ bool) error {
-	return q.ACMEIssuer.PreCheck(ctx, names, false)
+// siteKeys are the storage keys of a certificate.
+func siteKeys(issuerKey, name string) (cert, key, meta string) {
+	return certmagic.StorageKeys.SiteCert(issuerKey, name),
+		certmagic.StorageKeys.SitePrivateKey(issuerKey, name),
+		certmagic.StorageKeys.SiteMeta(issuerKey, name)
 }
 
-// localIssuer is the local authority as a certmagic issuer.
-type localIssuer struct{ ca *localCA }
+// certmagicStorage keeps files and locks in a folder.
+type certmagicStorage = certmagic.FileStorage
 
-func (l localIssuer) IssuerKey() string { return "local-" + l.ca.id }
+func newFileStorage(dir string) *certmagicStorage { return &certmagicStorage{Path: dir} }
 
-func (l localIssuer) Issue(ctx context.Context, csr *x509.CertificateRequest) (*certmagic.IssuedCertificate, error) {
-	chain, err := l.ca.sign(ctx, csr, time.Now())
-	if err != nil {
-		return nil, err
+// certificateMeta checks the third file of a certificate.
+func certificateMeta(raw []byte) error {
+	var r certmagic.CertificateResource
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return fmt.Errorf("certificate metadata: %w", err)
 	}
-	return &certmagic.IssuedCertificate{Certificate: chain}, nil
-}
-
-// failure is what went wrong in an attempt, in the authority's own words.
-type failure struct {
-	words string
-	kind  failureKind
-}
-
-type failureKind uint8
-
-const (
-	failedElse    failureKind = iota // the authority was not reached, or the disk
-	failedRefused                    // the authority said no: it counts there
-	failedLimited                    // the authority told us to slow down
-)
-
-// explain finds the authority's words in err. They are cut to what a log line
-// holds, and quoted by whoever prints them.
-func explain(err error) failure {
-	f := failure{words: err.Error()}
-	var p acme.Problem
-	if errors.As(err, &p) {
-		f.kind = failedRefused
-		if p.Detail != "" {
-			f.words = p.Detail
-		}
-		if p.Type == acme.ProblemTypeRateLimited || p.Status == http.StatusTooManyRequests {
-			f.kind = failedLimited
-		}
-	}
-	if len(f.words) > 500 {
-		f.words = strings.ToValidUTF8(f.words[:500], "") + "…"
-	}
-	return f
+	return nil
 }

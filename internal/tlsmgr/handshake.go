@@ -54,7 +54,7 @@ func (m *Manager) setServing(minimum uint16, keys [][32]byte) {
 func (m *Manager) configForClient(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 	if isChallenge(hello) {
 		// RFC 8737 section 3: only while the challenge for that name is open.
-		if _, ok := m.eng.challenge(hello.ServerName); ok {
+		if m.open.alpn(hello.ServerName) != nil {
 			return m.serve.Load().challenge, nil
 		}
 	}
@@ -70,6 +70,7 @@ func (m *Manager) configForClient(hello *tls.ClientHelloInfo) (*tls.Config, erro
 // admitted is the name a handshake is served under.
 type admitted struct {
 	name     string
+	cert     string    // the name its certificate has
 	file     *fileCert // nil: from the engine
 	onDemand bool      // not a site's name; may be obtained now
 }
@@ -86,13 +87,18 @@ func (m *Manager) admit(hello *tls.ClientHelloInfo) (admitted, *refusal) {
 		name = localAddr(hello.Conn)
 	}
 	if s, ok := t.sites.find(name); ok {
-		return admitted{name: name, file: s.file}, nil
+		return admitted{name: name, cert: s.cert, file: s.file}, nil
+	}
+	if unnamed || isAddr(name) {
+		if own := m.addrs.Load().find(name, unnamed); own != "" && m.eng.certificate(own) != nil {
+			return admitted{name: own, cert: own}, nil
+		}
 	}
 	if r := t.onDemand; r != nil && (r.named(name) || !unnamed && m.allowed(hello.Context(), r, name)) {
-		return admitted{name: name, onDemand: true}, nil
+		return admitted{name: name, cert: name, onDemand: true}, nil
 	}
 	if t.fallback != nil && (unnamed || isAddr(name)) {
-		return admitted{name: t.fallback.name, file: t.fallback.file}, nil
+		return admitted{name: t.fallback.name, cert: t.fallback.cert, file: t.fallback.file}, nil
 	}
 	if unnamed {
 		return admitted{}, errNoServerName
@@ -102,7 +108,10 @@ func (m *Manager) admit(hello *tls.ClientHelloInfo) (admitted, *refusal) {
 
 func (m *Manager) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	if isChallenge(hello) {
-		return m.eng.challengeCertificate(hello)
+		if c := m.open.alpn(hello.ServerName); c != nil {
+			return c, nil
+		}
+		return nil, errNoCertificate
 	}
 	a, refused := m.admit(hello)
 	if refused != nil {
@@ -111,16 +120,11 @@ func (m *Manager) getCertificate(hello *tls.ClientHelloInfo) (*tls.Certificate, 
 	if a.file != nil {
 		return a.file.current(), nil
 	}
-	if a.name != hello.ServerName {
-		h := *hello
-		h.ServerName = a.name
-		hello = &h
-	}
-	if c := m.eng.certificate(hello); c != nil {
+	if c := m.eng.certificate(a.cert); c != nil {
 		return c, nil
 	}
 	if a.onDemand && m.obtainOnDemand(hello.Context(), a.name) == nil {
-		if c := m.eng.certificate(hello); c != nil {
+		if c := m.eng.certificate(a.cert); c != nil {
 			return c, nil
 		}
 	}

@@ -15,6 +15,7 @@ import (
 // site is one name we serve.
 type site struct {
 	name string
+	cert string    // the name its certificate has; differs below a wildcard
 	file *fileCert // nil: the certificate is managed
 }
 
@@ -64,11 +65,11 @@ type table struct {
 func newTable(cfg Config, files []*fileCert) (*table, error) {
 	t := &table{sites: newNameMap[*site](), files: files}
 	for _, n := range cfg.Names {
-		t.sites.set(n, &site{name: n})
+		t.sites.set(n, &site{name: n, cert: n})
 	}
 	for _, f := range files {
 		for _, h := range f.hosts {
-			t.sites.set(h, &site{name: h, file: f})
+			t.sites.set(h, &site{name: h, cert: h, file: f})
 		}
 	}
 	for n, s := range t.sites.exact {
@@ -92,7 +93,7 @@ func newTable(cfg Config, files []*fileCert) (*table, error) {
 			return nil, fmt.Errorf("tls default_host: %s is not a host of any site, want one of them", name)
 		}
 		if s.name != name { // below a wildcard: shown under its own name
-			s = &site{name: name, file: s.file}
+			s = &site{name: name, cert: s.cert, file: s.file}
 		}
 		t.fallback = s
 	}
@@ -120,6 +121,18 @@ func (t *table) wants(name string) bool {
 		return s.file == nil
 	}
 	return t.onDemand != nil && t.onDemand.mayKeep(name)
+}
+
+// onDemandName reports whether a certificate in memory was obtained on demand:
+// no site lists its name, and it is no address of ours.
+func (t *table) onDemandName(name string) bool {
+	if strings.HasPrefix(name, "*.") || t.onDemand == nil {
+		return false
+	}
+	if _, ok := t.sites.find(name); ok {
+		return false
+	}
+	return t.onDemand.mayKeep(name) && (!isAddr(name) || t.onDemand.named(name))
 }
 
 var errTooLong = errors.New("too long")
@@ -193,6 +206,10 @@ func localAddr(c net.Conn) string {
 // isAddr reports whether a client sent an address where a name belongs, as
 // some do.
 func isAddr(name string) bool {
+	// Most names end in a letter; parsing those would allocate an error.
+	if n := len(name); n == 0 || (name[n-1] < '0' || name[n-1] > '9') && !strings.Contains(name, ":") {
+		return false
+	}
 	_, err := netip.ParseAddr(name)
 	return err == nil
 }

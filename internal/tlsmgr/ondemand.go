@@ -155,21 +155,14 @@ func (m *Manager) obtainOnDemand(ctx context.Context, name string) error {
 	}
 }
 
-// coldObtain loads name from disk, or spends one attempt on it.
+// coldObtain loads name from disk, or spends one attempt on it under the same
+// rule and the same memory as the driver's names.
 func (m *Manager) coldObtain(name string) error {
-	now := time.Now()
-	turn, wait := m.cold.lookUp(name, now)
-	if wait {
-		m.metrics.onDemandRefused("backoff")
-		return errNoCertificate
-	}
 	rules := m.table.Load().onDemand
 	if rules == nil {
 		return errNoCertificate // a reload took the rules away meanwhile
 	}
-	ctx, cancel := context.WithTimeout(m.ctx, onDemandTimeout)
-	defer cancel()
-	err := m.eng.load(ctx, name)
+	err := m.eng.load(name)
 	if err == nil {
 		return nil
 	}
@@ -180,102 +173,114 @@ func (m *Manager) coldObtain(name string) error {
 		m.metrics.onDemandRefused("full")
 		return errNoCertificate
 	}
-	if reason := m.cold.begin(now, rules.perHour, m.eng.counts()); reason != "" {
+	if !m.drv.begin(name) {
+		return errNoCertificate
+	}
+	defer m.drv.end(name)
+	if !m.cold.enter() {
+		m.metrics.onDemandRefused("busy")
+		return errNoCertificate
+	}
+	defer m.cold.leave()
+	ctx, cancel := context.WithTimeout(m.ctx, onDemandTimeout)
+	defer cancel()
+	if reason := m.coldStep(ctx, name, rules.perHour); reason != "" {
 		m.metrics.onDemandRefused(reason)
 		return errNoCertificate
 	}
-	defer m.cold.end()
-	err = m.eng.obtain(ctx, name, turn)
-	if err == nil {
-		err = m.eng.load(ctx, name)
-		m.dropUnwanted(name)
-	}
-	m.metrics.attempt("obtain", err)
-	if err != nil {
-		f := explain(err)
-		after := retryAfter(turn+1, f.kind)
-		m.cold.failed(name, now.Add(after))
-		m.log.Warn("on-demand certificate not obtained", "name", name, "err", f.words, "retry_in", after)
+	if m.eng.certificate(name) == nil {
 		return errNoCertificate
 	}
-	m.cold.forget(name)
-	m.log.Info("on-demand certificate obtained", "name", name)
 	return nil
+}
+
+// coldStep does what the rule says about name until it says wait, at most one
+// attempt. It returns why nothing was tried, or "".
+func (m *Manager) coldStep(ctx context.Context, name string, perHour int) string {
+	for checked := false; ; checked = true {
+		now := time.Now()
+		s := m.situation(name, now)
+		act := decide(&s, now)
+		switch {
+		case act.do == doCheck && !checked:
+			m.check(ctx, name)
+			continue
+		case act.do != doAttempt:
+			return coldReason(act.why)
+		case !m.cold.spend(now, perHour, m.eng.counts()):
+			return "budget"
+		}
+		m.attempt(ctx, name, act)
+		return ""
+	}
+}
+
+// coldReason is the metric label of a reason to wait.
+func coldReason(why reason) string {
+	switch why {
+	case whyBackoff, whyAmber:
+		return "backoff"
+	case whyBudget, whyLimited:
+		return "budget"
+	case whyAuthority, whyForbidden, whyNoWay:
+		return "authority"
+	case whyClock, whyStorage:
+		return "machine"
+	}
+	return "dns"
 }
 
 // onDemandCount is how many certificates in memory belong to no site.
 func (m *Manager) onDemandCount() int {
-	t := m.table.Load()
-	return m.eng.count(func(name string) bool {
-		if strings.HasPrefix(name, "*.") {
-			return false
+	t, n := m.table.Load(), 0
+	for _, name := range m.eng.names() {
+		if t.onDemandName(name) {
+			n++
 		}
-		_, ok := t.sites.find(name)
-		return !ok
-	})
+	}
+	return n
 }
 
 // coldStart bounds what strangers can make us ask of an authority.
 type coldStart struct {
 	mu      sync.Mutex
-	failing *memory[coldFailure] // guarded by mu
-	begun   []time.Time          // attempts of the last hour, oldest first; guarded by mu
-	running int                  // guarded by mu
+	begun   []time.Time // attempts of the last hour, oldest first; guarded by mu
+	running int         // guarded by mu
 }
 
-type coldFailure struct {
-	times int
-	until time.Time
-}
-
-func newColdStart() *coldStart { return &coldStart{failing: newMemory[coldFailure](memorySize)} }
-
-// lookUp says how often name failed before and whether it must still wait.
-func (c *coldStart) lookUp(name string, now time.Time) (times int, wait bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f, _ := c.failing.get(name)
-	return f.times, now.Before(f.until)
-}
-
-// begin takes a slot, or says which bound was reached. counted is false for an
-// authority that limits nobody.
-func (c *coldStart) begin(now time.Time, perHour int, counted bool) (refused string) {
+// enter takes a slot; false: all are taken.
+func (c *coldStart) enter() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.running >= onDemandAtOnce {
-		return "busy"
-	}
-	if counted {
-		for len(c.begun) > 0 && now.Sub(c.begun[0]) >= time.Hour {
-			c.begun = c.begun[1:]
-		}
-		if len(c.begun) >= perHour {
-			return "budget"
-		}
-		c.begun = append(c.begun, now)
+		return false
 	}
 	c.running++
-	return ""
+	return true
 }
 
-func (c *coldStart) end() {
+func (c *coldStart) leave() {
 	c.mu.Lock()
 	c.running--
 	c.mu.Unlock()
 }
 
-func (c *coldStart) failed(name string, until time.Time) {
+// spend takes one of the hour's attempts; false: they are spent. counted is
+// false for an authority that limits nobody.
+func (c *coldStart) spend(now time.Time, perHour int, counted bool) bool {
+	if !counted {
+		return true
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f, _ := c.failing.get(name)
-	c.failing.put(name, coldFailure{f.times + 1, until})
-}
-
-func (c *coldStart) forget(name string) {
-	c.mu.Lock()
-	c.failing.drop(name)
-	c.mu.Unlock()
+	for len(c.begun) > 0 && now.Sub(c.begun[0]) >= time.Hour {
+		c.begun = c.begun[1:]
+	}
+	if len(c.begun) >= perHour {
+		return false
+	}
+	c.begun = append(c.begun, now)
+	return true
 }
 
 // memory remembers a value for a bounded number of names; the one unused for

@@ -93,8 +93,8 @@ func TestDaysGoBy(t *testing.T) {
 			seen[s.NotAfter.String()] = true
 			time.Sleep(time.Hour)
 		}
-		if n := len(seen); n < 6 || n > 8 {
-			t.Errorf("%d certificates in five days, want one every 16 hours", n)
+		if n := len(seen); n < 9 || n > 11 {
+			t.Errorf("%d certificates in five days, want one every 12 hours", n)
 		}
 		if now := m.tickets.current(); len(now) != ticketKeep || slices.Contains(now, keys[0]) {
 			t.Errorf("ticket keys were not rotated: %d", len(now))

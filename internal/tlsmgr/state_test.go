@@ -298,8 +298,8 @@ func TestConfigErrors(t *testing.T) {
 		{"issuer", Config{Dir: dir, Issuer: "magic"}, `tls issuer: "magic", want acme or local`},
 		{"version", Config{Dir: dir, MinVersion: tls.VersionTLS10}, "TLS 1.0, want TLS 1.2 or TLS 1.3"},
 		{"name", Config{Dir: dir, Names: []string{"not a host"}}, `host "not a host"`},
-		{"root missing", Config{Dir: dir, ACME: ACME{RootFile: "/nowhere.pem"}}, "tls acme root: open /nowhere.pem"},
-		{"root is not PEM", Config{Dir: dir, ACME: ACME{RootFile: file}}, "holds no certificate"},
+		{"root missing", Config{Dir: dir, ACME: []ACME{{RootFile: "/nowhere.pem"}}}, "tls acme root: open /nowhere.pem"},
+		{"root is not PEM", Config{Dir: dir, ACME: []ACME{{RootFile: file}}}, "holds no certificate"},
 		{"ask", Config{Dir: dir, OnDemand: &OnDemand{Ask: "ftp://x/"}}, "tls on_demand ask"},
 		{"allow", Config{Dir: dir, OnDemand: &OnDemand{Allow: []string{"a b"}}}, "tls on_demand allow"},
 	} {
@@ -348,47 +348,6 @@ func FuzzCanonicalHost(f *testing.F) {
 			t.Errorf("%q is not how a client sends it", got)
 		}
 	})
-}
-
-func TestRetryAfter(t *testing.T) {
-	t.Parallel()
-	// What the authority counts stays below its five failures an hour.
-	inHour, at := 1, time.Duration(0)
-	for fails := 1; ; fails++ {
-		if at += retryAfter(fails, failedRefused); at >= time.Hour {
-			break
-		}
-		inHour++
-	}
-	if inHour > 4 {
-		t.Errorf("%d refused attempts in the first hour, want at most 4", inHour)
-	}
-	for _, kind := range []failureKind{failedElse, failedRefused, failedLimited} {
-		last := time.Duration(0)
-		for fails := range 20 {
-			d := retryAfter(fails, kind)
-			if d < last {
-				t.Errorf("kind %d: %v after %d failures, less than %v before", kind, d, fails, last)
-			}
-			last = d
-		}
-	}
-}
-
-func TestDueNames(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
-	all := map[string]nameState{
-		"held":  {},
-		"new":   {},
-		"again": {next: now},
-		"later": {next: now.Add(20 * time.Second)},
-		"late":  {next: now.Add(time.Hour)},
-	}
-	due, next := dueNames(all, func(n string) bool { return n == "held" }, now)
-	if !slices.Equal(due, []string{"again", "new"}) || !next.Equal(now.Add(20*time.Second)) {
-		t.Errorf("due %q, next %v", due, next)
-	}
 }
 
 func TestCertState(t *testing.T) {

@@ -6,7 +6,11 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
+
+	"postern/internal/dnscheck"
 )
 
 // CertStatus is the state of one configured name.
@@ -25,52 +29,182 @@ type CertStatus struct {
 	// quote it when printing.
 	LastError   string
 	LastErrorAt time.Time
-	LastAttempt time.Time // zero: none since start
-	NextAttempt time.Time // zero: none planned by us
+	LastAttempt time.Time // zero: none known
+	NextAttempt time.Time // zero: none is held up
+
+	// Meaning is LastError in plain words, "" when there is nothing to add.
+	Meaning string
+
+	// Verdict is green, amber or red for the name's DNS, "" when it does not
+	// matter or was not looked at; Findings are what the last look found.
+	// VerdictSince is when it became so.
+	Verdict      string
+	VerdictSince time.Time
+	Findings     []dnscheck.Finding
+
+	// Sentence says in plain words what holds a certificate up that is due,
+	// or what is wrong with the DNS; "" when all is well. Since is when that
+	// began. Waiting is its kind, of a closed set: dns, dns_partly, clock,
+	// backoff, budget, authority, rate_limit, forbidden, no_way, storage.
+	Sentence string
+	Since    time.Time
+	Waiting  string
+
+	// RenewAt is when the certificate held will be renewed.
+	RenewAt time.Time
+
+	// AttemptsLeft is how many attempts this hour's budget has left, at the
+	// authority that has the most. -1: they are not limited.
+	AttemptsLeft int
 
 	// State is ok, missing, expiring (a fifth of the lifetime or less is
 	// left: a renewal should have worked before) or expired.
 	State string
 }
 
-// The states of CertStatus.
+// AuthorityStatus is the state of one ACME authority.
+type AuthorityStatus struct {
+	Name      string // its host; with the path, when a second one is there
+	Directory string
+
+	// State is ok, down or limited; Since and LastError say since when and
+	// why it is not ok, NextTry when it is asked again.
+	State     string
+	Since     time.Time
+	NextTry   time.Time
+	LastError string
+}
+
+// The states of CertStatus, and of AuthorityStatus.
 const (
 	StateOK       = "ok"
 	StateMissing  = "missing"
 	StateExpiring = "expiring"
 	StateExpired  = "expired"
+	StateDown     = "down"
+	StateLimited  = "limited"
 )
 
-// Status tells the state of every configured name, sorted by name. Names
-// obtained on demand are not listed; OnDemandCount counts them.
-func (m *Manager) Status() []CertStatus {
-	t := m.table.Load()
-	states := m.states.all()
+// Authorities tells the state of every ACME authority, in the configured
+// order. With the local issuer there are none.
+func (m *Manager) Authorities() []AuthorityStatus {
+	var out []AuthorityStatus
 	now := time.Now()
-	var out []CertStatus
-	for _, s := range t.all() {
-		st := CertStatus{Name: s.name, Source: m.eng.label()}
-		var leaf *x509.Certificate
-		if s.file != nil {
-			st.Source = "file"
-			leaf = s.file.current().Leaf
-		} else {
-			leaf = m.eng.find(s.name)
-			ns := states[s.name]
-			st.LastError, st.LastErrorAt, st.LastAttempt = ns.lastError, ns.lastErrorAt, ns.lastAttempt
-			if ns.lastError != "" {
-				st.NextAttempt = ns.next
+	for _, i := range m.eng.now.Load().list {
+		a, ok := i.certifier.(*authority)
+		if !ok {
+			continue
+		}
+		h := m.ledger.health(a.key)
+		name := a.host
+		if slices.ContainsFunc(out, func(o AuthorityStatus) bool { return o.Name == name }) {
+			name = a.key // two directories at one host
+		}
+		st := AuthorityStatus{Name: name, Directory: a.cfg.Directory, State: StateOK}
+		if h.Fails > 0 {
+			st.State, st.Since, st.LastError = StateDown, h.Since, h.LastError
+			if h.Why == whyLimited {
+				st.State = StateLimited
+			}
+			if h.Until.After(now) {
+				st.NextTry = h.Until
 			}
 		}
-		if leaf != nil {
-			st.Issuer = issuerName(leaf)
-			st.NotBefore, st.NotAfter = leaf.NotBefore, leaf.NotAfter
-			st.KeyType = keyType(leaf)
-		}
-		st.State = certState(leaf, now)
 		out = append(out, st)
 	}
 	return out
+}
+
+// Status tells the state of every configured name and of our addresses,
+// sorted by name. Names obtained on demand are not listed; OnDemandCount
+// counts them.
+func (m *Manager) Status() []CertStatus {
+	t := m.table.Load()
+	now := time.Now()
+	var out []CertStatus
+	for _, s := range t.all() {
+		if s.file == nil {
+			out = append(out, m.status(s.name, now))
+			continue
+		}
+		st := CertStatus{Name: s.name, Source: "file", AttemptsLeft: -1}
+		st.describe(s.file.current().Leaf, now)
+		out = append(out, st)
+	}
+	for _, a := range m.addrs.Load().list {
+		if _, site := t.sites.exact[a.text]; !site {
+			out = append(out, m.status(a.text, now))
+		}
+	}
+	slices.SortFunc(out, func(a, b CertStatus) int { return strings.Compare(a.Name, b.Name) })
+	return out
+}
+
+// status tells the state of one managed name.
+func (m *Manager) status(name string, now time.Time) CertStatus {
+	s := m.situation(name, now)
+	act := decide(&s, now)
+	rec := &s.rec
+	st := CertStatus{
+		Name: name, Source: m.eng.label(), RenewAt: s.renewAt, AttemptsLeft: -1,
+		LastError: rec.LastError, LastErrorAt: rec.LastErrorAt, LastAttempt: rec.LastAttempt, Meaning: rec.Meaning,
+		Sentence: s.sentence(act),
+	}
+	st.describe(m.eng.find(name), now)
+	if s.gated && !rec.Since.IsZero() {
+		st.Verdict, st.VerdictSince, st.Findings = rec.Colour.String(), rec.Since, m.drv.findings(name)
+	}
+	if act.do == doWait && act.why != whyNothing {
+		st.Waiting, st.NextAttempt = string(act.why), act.until
+		if act.why != whyDNS && act.why != whyClock {
+			st.NextAttempt = s.opens(now)
+		}
+	}
+	if st.Sentence != "" {
+		st.Since = rec.LastErrorAt
+		if s.gated && rec.Colour != dnscheck.Green {
+			st.Since = rec.Since
+		}
+		if rec.Outage != nil {
+			st.Since = rec.Outage.Since
+		}
+	}
+	if s.counted {
+		for _, r := range s.routes {
+			st.AttemptsLeft = max(st.AttemptsLeft, s.perHour-len(rec.triesSince(r.account, now.Add(-budgetHour))))
+		}
+	}
+	return st
+}
+
+// opens is the earliest time an attempt may be made, as far as is known now.
+func (s *situation) opens(now time.Time) time.Time {
+	_, at, _ := s.pick(now)
+	if s.rec.Next.After(at) {
+		at = s.rec.Next
+	}
+	if s.gated && s.rec.Colour == dnscheck.Amber {
+		if t := s.rec.LastAttempt.Add(amberEvery); t.After(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+func (d *driver) findings(name string) []dnscheck.Finding {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.verdicts[name].Findings
+}
+
+// describe fills in what the certificate says.
+func (st *CertStatus) describe(leaf *x509.Certificate, now time.Time) {
+	st.State = certState(leaf, now)
+	if leaf == nil {
+		return
+	}
+	st.Issuer, st.KeyType = issuerName(leaf), keyType(leaf)
+	st.NotBefore, st.NotAfter = leaf.NotBefore, leaf.NotAfter
 }
 
 // OnDemandCount is how many certificates in memory were obtained for names no

@@ -6,11 +6,12 @@
 // no public authority can check), or, for names that no site lists but the
 // on-demand rules allow, from the authority at the first handshake.
 //
-// certmagic keeps the storage, the renewals and the ACME protocol. Only
-// engine.go knows it. What decides *when* a first certificate is tried for is
-// driver.go, and that is the place where a driver that knows about the health
-// of the DNS can take over: engine.obtain is exactly one attempt, with one
-// challenge type, holding certmagic's storage lock no longer than that.
+// When an attempt is made is decided by a pure rule (plan.go) and done by the
+// driver (driver.go, attempt.go): never while the DNS would make it fail, at
+// most so many times an hour, one authority and one challenge type at a time,
+// all of it remembered on disk (ledger.go). acmez speaks ACME (authority.go);
+// certmagic lays out the storage and keeps its locks, and only engine.go knows
+// it.
 package tlsmgr
 
 import (
@@ -19,11 +20,17 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
+	"postern/internal/dnscheck"
+
+	"github.com/mholt/acmez/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sync/singleflight"
@@ -44,8 +51,50 @@ type Config struct {
 	// Email is the contact given to the authority. May be empty.
 	Email string
 
-	// ACME is the authority used when Issuer is "acme".
-	ACME ACME
+	// ACME are the authorities used when Issuer is "acme", the preferred one
+	// first. One that is down, limits us or will not certify a name is passed
+	// over. Empty means Let's Encrypt.
+	ACME []ACME
+
+	// Challenge is "auto", or one of "http-01", "tls-alpn-01" and "dns-01" to
+	// use no other. Empty means auto: whatever can be answered, one type for
+	// each attempt, the next attempt another.
+	Challenge string
+
+	// DNS01 solves dns-01. Nil: that challenge is not used, and wildcards
+	// cannot be had from a public authority. Its Present must return quickly
+	// and its optional Wait (acmez.Waiter) wait until the record is seen.
+	DNS01 acmez.Solver
+
+	// Check asks the DNS about a name before attempts at an authority are
+	// spent on it. It may take a few seconds and is called from several
+	// goroutines. Nil: always green.
+	Check func(context.Context, dnscheck.Question) dnscheck.Verdict
+
+	// CheckEvery is the time between checks while a name is not green. Zero
+	// means 30 s. While it is green the check repeats every hour.
+	CheckEvery time.Duration
+
+	// AttemptsPerHour is how many attempts may be made in any hour for one
+	// name at one authority. Zero means 4, below Let's Encrypt's limit of 5
+	// failures.
+	AttemptsPerHour int
+
+	// IPs are public addresses to hold a short-lived certificate for (RFC
+	// 8738), and PublicAddrs tells more of them, which may change; it is
+	// called often and must not block. While it returns none, the last ones
+	// stay. The local issuer takes them too.
+	IPs         []netip.Addr
+	PublicAddrs func() []netip.Addr
+
+	// Clock tells whether a time service has set the clock, and how long the
+	// machine has been up. Nil asks the kernel (adjtimex(2) on Linux;
+	// elsewhere the clock is believed).
+	Clock func() (synced bool, up time.Duration)
+
+	// OnNotice hears of outages, once when one begins and once when it ends,
+	// also across restarts. It must not block. Nil: nobody hears.
+	OnNotice func(Notice)
 
 	// OnDemand allows certificates for names that are not in Names. Nil
 	// allows none.
@@ -62,8 +111,8 @@ type Config struct {
 	DefaultHost string
 
 	// Names are the hosts whose certificates are obtained and renewed by
-	// themselves: DNS names, IP addresses and, with a local issuer,
-	// one-label wildcards such as "*.example.org".
+	// themselves: DNS names, IP addresses and one-label wildcards such as
+	// "*.example.org", which need a local issuer or dns-01.
 	Names []string
 
 	// Files are certificates the user brings. A host in both Names and Files
@@ -103,10 +152,9 @@ type ACME struct {
 	// 7.3.4). Nil: none.
 	EAB *EAB
 
-	// HTTP01 and TLSALPN01 say which challenges may be used. Both false
-	// means both. One attempt uses one of them; the next attempt the other.
-	HTTP01    bool
-	TLSALPN01 bool
+	// Challenges are those this authority may be given, out of http-01,
+	// tls-alpn-01 and dns-01. Empty means all.
+	Challenges []string
 }
 
 // EAB is an external account binding. MACKey is a secret.
@@ -125,14 +173,18 @@ type Manager struct {
 	metrics *metrics
 	asks    *asker
 	cold    *coldStart
+	open    *openChallenges
+	ledger  *ledger
+	drv     *driver
 
-	table atomic.Pointer[table]
-	serve atomic.Pointer[serving]
+	table    atomic.Pointer[table]
+	serve    atomic.Pointer[serving]
+	settings atomic.Pointer[settings]
+	addrs    atomic.Pointer[ownAddrs]
 
-	apply  sync.Mutex // one Apply or SetChallengeAddrs at a time
-	cfg    Config     // guarded by apply
-	states *states    // what the driver knows about each managed name
-	wake   chan struct{}
+	apply sync.Mutex // one Apply or SetChallengeAddrs at a time
+	cfg   Config     // guarded by apply
+	wake  chan struct{}
 
 	ctx    context.Context // ends with Close; on-demand issuance outlives the handshake that began it
 	cancel context.CancelFunc
@@ -165,14 +217,16 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m := &Manager{
 		log: cfg.Log, dir: cfg.Dir, tickets: tk,
-		asks: newAsker(), cold: newColdStart(), states: newStates(),
-		wake: make(chan struct{}, 1),
+		asks: newAsker(), cold: &coldStart{}, open: newOpenChallenges(), drv: newDriver(),
+		ledger: loadLedger(filepath.Join(cfg.Dir, "attempts.json"), cfg.Log),
+		wake:   make(chan struct{}, 1),
 	}
+	m.addrs.Store(newOwnAddrs(nil))
 	// The Manager's own life, not a caller's: an issuance begun by a handshake
 	// must not end because that client hung up.
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.metrics = newMetrics(m)
-	m.eng = newEngine(cfg.Dir, cfg.Log, m.onEvent)
+	m.eng = newEngine(cfg.Dir, cfg.Log)
 	if err := m.setUp(cfg); err != nil {
 		m.Close()
 		return nil, err
@@ -206,6 +260,7 @@ func (m *Manager) Apply(cfg Config) error {
 	if err := m.setUp(cfg); err != nil {
 		return err
 	}
+	m.ledger.retry()
 	m.kick()
 	return nil
 }
@@ -242,7 +297,7 @@ func (m *Manager) setUp(cfg Config) error {
 	if err != nil {
 		return err
 	}
-	iss, err := m.eng.prepare(cfg)
+	iss, err := m.prepare(cfg)
 	if err != nil {
 		return err
 	}
@@ -251,13 +306,73 @@ func (m *Manager) setUp(cfg Config) error {
 	m.eng.use(iss)
 	m.cfg = cfg
 	m.table.Store(next)
+	m.settings.Store(newSettings(cfg))
 	m.setServing(cfg.MinVersion, m.tickets.current())
-	m.states.keep(next.managed)
+	m.refreshAddrs()
 	if old != nil {
-		m.eng.forget(func(name string) bool { return next.wants(name) })
+		m.eng.forget(m.wants)
 	}
 	m.loadFromDisk(next.managed)
 	return nil
+}
+
+// settings is what the driver needs of a Config. It never changes once
+// published.
+type settings struct {
+	ask         func(context.Context, dnscheck.Question) dnscheck.Verdict // nil: the DNS does not decide
+	check       time.Duration
+	perHour     int
+	challenges  []string // that can be answered here
+	ips         []netip.Addr
+	publicAddrs func() []netip.Addr
+	clock       func() (bool, time.Duration)
+	notice      func(Notice)
+}
+
+func newSettings(cfg Config) *settings {
+	s := &settings{
+		ask: cfg.Check, check: cfg.CheckEvery, perHour: cfg.AttemptsPerHour,
+		ips: slices.Clone(cfg.IPs), publicAddrs: cfg.PublicAddrs, clock: cfg.Clock, notice: cfg.OnNotice,
+	}
+	for _, c := range []struct {
+		name string
+		on   bool
+	}{{challengeHTTP, cfg.HTTPPort != 0}, {challengeALPN, cfg.HTTPSPort != 0}, {challengeDNS, cfg.DNS01 != nil}} {
+		if c.on && (cfg.Challenge == challengeAuto || cfg.Challenge == c.name) {
+			s.challenges = append(s.challenges, c.name)
+		}
+	}
+	return s
+}
+
+// prepare builds the issuers of cfg without using them yet. An authority that
+// stays as it was is taken over with what it knows.
+func (m *Manager) prepare(cfg Config) (*issuers, error) {
+	if cfg.Issuer == issuerLocal {
+		ca, err := openLocalCA(localDir(cfg.Dir), m.log)
+		if err != nil {
+			return nil, err
+		}
+		return &issuers{list: []*issuer{m.eng.issuer(localIssuer{ca})}, label: issuerLocal}, nil
+	}
+	out := &issuers{label: issuerACME}
+	for _, c := range cfg.ACME {
+		a, err := newAuthority(c, cfg.Email, m.eng.storage, m.open, m.log)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(out.list, func(i *issuer) bool { return i.IssuerKey() == a.key }) {
+			return nil, fmt.Errorf("tls acme: the directory %s is listed twice", a.cfg.Directory)
+		}
+		a.dns01 = cfg.DNS01
+		if was := m.eng.byKey(a.key); was != nil {
+			if old, ok := was.certifier.(*authority); ok && old.cfg.Directory == a.cfg.Directory {
+				a.inherit(old)
+			}
+		}
+		out.list = append(out.list, m.eng.issuer(a))
+	}
+	return out, nil
 }
 
 // loadFromDisk puts the certificates the storage holds into memory. What is
@@ -267,7 +382,7 @@ func (m *Manager) loadFromDisk(names []string) {
 		if m.eng.holds(n) {
 			continue
 		}
-		if err := m.eng.load(m.ctx, n); err != nil && !errors.Is(err, errNotStored) {
+		if err := m.eng.load(n); err != nil && !errors.Is(err, errNotStored) {
 			m.setAside(n, err)
 		}
 	}
@@ -355,8 +470,8 @@ func (c Config) normal() (Config, error) {
 	if c.MinVersion != tls.VersionTLS12 && c.MinVersion != tls.VersionTLS13 {
 		return c, fmt.Errorf("tls min_version: %s, want TLS 1.2 or TLS 1.3", tls.VersionName(c.MinVersion))
 	}
-	if !c.ACME.HTTP01 && !c.ACME.TLSALPN01 {
-		c.ACME.HTTP01, c.ACME.TLSALPN01 = true, true
+	if err := c.normalACME(); err != nil {
+		return c, err
 	}
 	names := make([]string, 0, len(c.Names))
 	for _, n := range c.Names {
@@ -378,7 +493,39 @@ func (c Config) normal() (Config, error) {
 	return c, nil
 }
 
+// normalACME is normal for what an authority is asked with.
+func (c *Config) normalACME() error {
+	if len(c.ACME) == 0 {
+		c.ACME = []ACME{{}}
+	}
+	if c.Challenge == "" {
+		c.Challenge = challengeAuto
+	}
+	all := []string{challengeAuto, challengeHTTP, challengeALPN, challengeDNS}
+	if !slices.Contains(all, c.Challenge) {
+		return fmt.Errorf("tls challenge: %q, want one of %s", c.Challenge, strings.Join(all, ", "))
+	}
+	for _, a := range c.ACME {
+		for _, ch := range a.Challenges {
+			if ch == challengeAuto || !slices.Contains(all, ch) {
+				return fmt.Errorf("tls acme challenges: %q, want some of %s", ch, strings.Join(all[1:], ", "))
+			}
+		}
+	}
+	if c.CheckEvery <= 0 {
+		c.CheckEvery = 30 * time.Second
+	}
+	if c.AttemptsPerHour <= 0 {
+		c.AttemptsPerHour = 4
+	}
+	if c.Clock == nil {
+		c.Clock = systemClock
+	}
+	return nil
+}
+
 const (
-	issuerACME  = "acme"
-	issuerLocal = "local"
+	issuerACME    = "acme"
+	issuerLocal   = "local"
+	challengeAuto = "auto"
 )

@@ -122,3 +122,36 @@ func slogAttr(f zapcore.Field) slog.Attr {
 	f.AddTo(enc)
 	return slog.Any(f.Key, enc.Fields[f.Key])
 }
+
+// acmeLog is the logger for acmez. What it has to say repeats what we tell
+// ourselves, so all of it is for debugging.
+func acmeLog(log *slog.Logger, authority string) *slog.Logger {
+	return slog.New(lowered{log.Handler()}).With("component", "acmez", "authority", authority)
+}
+
+// lowered writes every record at the debug level.
+type lowered struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (l lowered) Enabled(ctx context.Context, _ slog.Level) bool {
+	return l.Handler.Enabled(ctx, slog.LevelDebug)
+}
+
+// Handle implements slog.Handler. Headers are left out: they hold nonces and
+// nothing a person needs.
+func (l lowered) Handle(ctx context.Context, r slog.Record) error {
+	out := slog.NewRecord(r.Time, slog.LevelDebug, r.Message, r.PC)
+	r.Attrs(func(a slog.Attr) bool {
+		if !strings.Contains(a.Key, "headers") {
+			out.AddAttrs(a)
+		}
+		return true
+	})
+	return l.Handler.Handle(ctx, out)
+}
+
+// WithAttrs implements slog.Handler.
+func (l lowered) WithAttrs(as []slog.Attr) slog.Handler { return lowered{l.Handler.WithAttrs(as)} }
+
+// WithGroup implements slog.Handler.
+func (l lowered) WithGroup(name string) slog.Handler { return lowered{l.Handler.WithGroup(name)} }
