@@ -181,7 +181,7 @@ func (b *clientBody) Close() error {
 	case !b.h1:
 		return b.body.Close()
 	case b.reading && b.control != nil:
-		_ = b.control.SetReadDeadline(past)
+		_ = b.control.SetReadDeadline(past())
 	}
 	return nil
 }
@@ -204,24 +204,21 @@ func (m *stdMessage) settleBody() {
 	}
 }
 
-// copyBuffers hold what is on its way to a client.
-var copyBuffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
-
 // copyBody streams a response body. One of unknown length is flushed at each
 // piece: it may be an event stream.
 func (m *stdMessage) copyBody(x *exchange, res *http.Response) error {
 	if x.method == http.MethodHead || res.ContentLength == 0 {
 		return nil
 	}
-	buf := copyBuffers.Get().(*[]byte)
-	defer copyBuffers.Put(buf)
+	buf := x.s.pools.copies.Get().(*[bodyBuffer]byte)
+	defer x.s.pools.copies.Put(buf)
 	control := http.NewResponseController(&m.w)
 	flush := res.ContentLength < 0
 	for {
-		n, err := res.Body.Read(*buf)
+		n, err := res.Body.Read(buf[:])
 		if n > 0 {
 			m.guardWrites(x)
-			if _, werr := m.w.Write((*buf)[:n]); werr != nil {
+			if _, werr := m.w.Write(buf[:n]); werr != nil {
 				return werr
 			}
 			if flush && err == nil {

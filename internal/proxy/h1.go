@@ -57,11 +57,22 @@ const (
 	bodyBuffer = 32 << 10
 )
 
-var (
-	headBuffers = sync.Pool{New: func() any { return new([headBuffer]byte) }}
-	bodyBuffers = sync.Pool{New: func() any { return new([bodyBuffer]byte) }}
-	h1s         = sync.Pool{New: func() any { return newH1() }}
-)
+// pools are what a Server keeps for its next connections and requests.
+type pools struct {
+	heads  sync.Pool // *[headBuffer]byte
+	bodies sync.Pool // *[bodyBuffer]byte
+	copies sync.Pool // *[bodyBuffer]byte, for answers
+	h1     sync.Pool // *h1
+	h2     sync.Pool // *h2Message
+}
+
+func (p *pools) init() {
+	p.heads.New = func() any { return new([headBuffer]byte) }
+	p.bodies.New = func() any { return new([bodyBuffer]byte) }
+	p.copies.New = p.bodies.New
+	p.h1.New = func() any { return newH1() }
+	p.h2.New = func() any { return newH2Message() }
+}
 
 func newH1() *h1 {
 	h := new(h1)
@@ -78,7 +89,7 @@ const (
 
 // serveHTTP1 serves a connection to its end.
 func (s *Server) serveHTTP1(c *clientConn, nc net.Conn) {
-	h := h1s.Get().(*h1)
+	h := s.pools.h1.Get().(*h1)
 	h.s, h.conn, h.nc = s, c, nc
 	h.in.Reset(nc, nil)
 	h.follow = http1.Follower{Limits: http1.Limits{Head: s.headLimit}}
@@ -108,12 +119,13 @@ func (h *h1) release() {
 	if cap(h.out) > bodyBuffer+1<<10 {
 		h.out = nil
 	}
+	pool := &h.s.pools.h1
 	h.s, h.conn, h.nc = nil, nil, nil
 	h.x, h.trace = exchange{}, upstream.Trace{}
 	h.wreq.Body, h.wreq.More = nil, nil
 	h.closing, h.begun, h.peeked, h.armed = false, false, false, time.Time{}
 	h.in.Reset(nil, nil)
-	h1s.Put(h)
+	pool.Put(h)
 }
 
 // needBuffer makes sure that the stream has a buffer of at least n bytes.
@@ -124,24 +136,24 @@ func (h *h1) needBuffer(n int) {
 	var b []byte
 	switch {
 	case n <= headBuffer:
-		b = headBuffers.Get().(*[headBuffer]byte)[:]
+		b = h.s.pools.heads.Get().(*[headBuffer]byte)[:]
 	case n <= bodyBuffer:
-		b = bodyBuffers.Get().(*[bodyBuffer]byte)[:]
+		b = h.s.pools.bodies.Get().(*[bodyBuffer]byte)[:]
 	default:
 		b = make([]byte, n)
 	}
-	keep(h.in.SetBuffer(b))
+	h.keep(h.in.SetBuffer(b))
 }
 
 // dropBuffer gives an empty stream's buffer back.
-func (h *h1) dropBuffer() { keep(h.in.SetBuffer(nil)) }
+func (h *h1) dropBuffer() { h.keep(h.in.SetBuffer(nil)) }
 
-func keep(b []byte) {
+func (h *h1) keep(b []byte) {
 	switch len(b) {
 	case headBuffer:
-		headBuffers.Put((*[headBuffer]byte)(b))
+		h.s.pools.heads.Put((*[headBuffer]byte)(b))
 	case bodyBuffer:
-		bodyBuffers.Put((*[bodyBuffer]byte)(b))
+		h.s.pools.bodies.Put((*[bodyBuffer]byte)(b))
 	}
 }
 

@@ -396,7 +396,7 @@ func (h *h1) hint(res *http1.Response) error {
 // abort makes a call of more that waits for the client return.
 func (h *h1) abort() {
 	h.body.aborted.Store(true)
-	_ = h.nc.SetReadDeadline(past)
+	_ = h.nc.SetReadDeadline(past())
 }
 
 var (
@@ -423,13 +423,14 @@ func (h *h1) watch(cancel func()) (stop func()) {
 		}
 	}()
 	return func() {
-		_ = h.nc.SetReadDeadline(past)
+		_ = h.nc.SetReadDeadline(past())
 		<-done
 		h.arm(time.Time{})
 	}
 }
 
-var past = time.Unix(1, 0) // read only
+// past is a deadline that ends a read at once.
+func past() time.Time { return time.Unix(1, 0) }
 
 // upgrade turns the exchange into a tunnel after the backend said 101 (RFC
 // 9110 section 7.8).

@@ -31,11 +31,11 @@ func (h *h1) viaStd(x *exchange, do func(*stdMessage)) {
 		w.body, h.shared = body, body
 		defer func() { body.shut(); h.shared = nil }()
 	}
-	m := stdMessages.Get().(*stdMessage)
+	m := new(stdMessage)
 	m.x.conn = h.conn
 	m.w.reset(w)
 	m.r = r.WithContext(ctx)
-	defer m.free()
+	defer m.end()
 	defer cancel()
 	defer stop()
 	do(m)
@@ -330,7 +330,7 @@ func (w *h1Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 // SetReadDeadline leaves reading to h1's own deadlines, but for past, which
 // ends a read that is under way.
 func (w *h1Writer) SetReadDeadline(t time.Time) error {
-	if t.Equal(past) {
+	if t.Equal(past()) {
 		w.h.abort()
 	}
 	return nil

@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 	"unsafe"
 
@@ -45,11 +44,11 @@ type h2Message struct {
 	hintFn  func(*http1.Response) error
 }
 
-var h2Messages = sync.Pool{New: func() any {
+func newH2Message() *h2Message {
 	m := new(h2Message)
 	m.moreFn, m.abortFn, m.watchFn, m.hintFn = m.more, m.abort, m.watch, m.hint
 	return m
-}}
+}
 
 // newH2 makes the HTTP/2 server; its limits are those of the start.
 func (s *Server) newH2(l Limits) *h2.Server {
@@ -103,7 +102,7 @@ func (s *Server) h2Abuse(hc *h2.Conn, kind h2.Abuse) {
 
 // serveH2 carries one stream through the five steps.
 func (s *Server) serveH2(st *h2.Stream) {
-	m := h2Messages.Get().(*h2Message)
+	m := s.pools.h2.Get().(*h2Message)
 	defer m.free()
 	m.s, m.conn, m.st = s, st.Conn().User.(*clientConn), st
 	x := &m.x
@@ -113,11 +112,12 @@ func (s *Server) serveH2(st *h2.Stream) {
 }
 
 func (m *h2Message) free() {
+	pool := &m.s.pools.h2
 	m.s, m.conn, m.st = nil, nil, nil
 	m.x, m.trace = exchange{}, upstream.Trace{}
 	m.wreq.Body, m.wreq.More = nil, nil
 	m.begun, m.end, m.asked, m.chunked, m.read, m.max, m.budget = false, false, false, false, 0, 0, 0
-	h2Messages.Put(m)
+	pool.Put(m)
 }
 
 // run contains a panic of ours to its stream, after it is on record.

@@ -26,11 +26,11 @@ func (m *h2Message) viaStd(x *exchange, do func(*stdMessage)) {
 	m.st.OnCancel(cancel)
 	defer m.st.OnCancel(nil)
 	w := &h2Writer{m: m, header: make(http.Header)}
-	std := stdMessages.Get().(*stdMessage)
+	std := new(stdMessage)
 	std.x.conn = m.conn
 	std.w.reset(w)
 	std.r = r.WithContext(ctx)
-	defer std.free()
+	defer std.end()
 	do(std)
 	w.finish()
 }

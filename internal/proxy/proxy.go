@@ -161,6 +161,7 @@ type Server struct {
 	done  chan struct{} // closed when http.Serve has returned
 
 	h2        *h2.Server
+	pools     pools
 	headLimit int         // bytes of a request head
 	date      dateText    // the Date field of answers we write ourselves
 	leaving   atomic.Bool // Shutdown has begun: connections end with their exchange
@@ -194,6 +195,7 @@ func New(cfg Config, first *Snapshot) (*Server, error) {
 	}
 	s.Apply(first)
 	s.http = s.newEngine(first.Limits)
+	s.pools.init()
 	s.headLimit = s.http.MaxHeaderBytes
 	s.h2 = s.newH2(first.Limits)
 	return s, nil

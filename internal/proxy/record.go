@@ -78,6 +78,7 @@ func (x *exchange) accessLine(rm *routeMetrics, took time.Duration) {
 	if x.err != nil {
 		attrs = append(attrs, slog.String("err", bounded(x.err.Error())))
 	}
+	// The line is written whatever became of the request's own context.
 	x.snap.Access.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
 }
 

@@ -4,7 +4,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"postern/internal/upstream"
@@ -22,16 +21,14 @@ type stdMessage struct {
 	cut     bool // the exchange ends in the middle of an answer
 }
 
-var stdMessages = sync.Pool{New: func() any { return new(stdMessage) }}
-
 // serveHTTP carries a request of net/http through the five steps.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	conn, _ := r.Context().Value(clientConnKey{}).(*clientConn)
 	if conn == nil { // not a connection of ours: a mistake in this package
 		panic("proxy: request without a client connection")
 	}
-	m := stdMessages.Get().(*stdMessage)
-	defer m.free()
+	m := new(stdMessage)
+	defer m.end()
 	m.w.reset(w)
 	m.r = r
 	x := &m.x
@@ -42,12 +39,11 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	x.run()
 }
 
-func (m *stdMessage) free() {
+// end lets go of the request body.
+func (m *stdMessage) end() {
 	if m.body != nil {
 		m.body.stop(m.cut)
 	}
-	*m = stdMessage{}
-	stdMessages.Put(m)
 }
 
 func (m *stdMessage) field(name string) string  { return m.r.Header.Get(name) }
