@@ -92,7 +92,7 @@ With a file: proxy run -c postern.yaml`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(), newValidate(), newDemo(), newHealth(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newValidate(), newDemo(), newHealth(), newCerts(), newVersion(), newCompletion())
 	return root
 }
 
@@ -106,7 +106,7 @@ func unknownCommand(root *cobra.Command, args []string) error {
 	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
 		meant = fmt.Sprintf("did you mean %q? ", near[0])
 	}
-	return fmt.Errorf("unknown command %q; %s`proxy --help` lists the commands", args[0], meant)
+	return fmt.Errorf("unknown command %q; %s`%s --help` lists the commands", args[0], meant, root.CommandPath())
 }
 
 // noArgs refuses arguments of a command that takes flags only.

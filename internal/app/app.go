@@ -99,7 +99,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	guardCfg.Log, guardCfg.Metrics, guardCfg.OnBan = a.log, a.registry, a.banned
 	a.guard = guard.New(guardCfg)
 	a.guard.Load(a.started)
-	tlsCfg := tlsConfig(cfg)
+	tlsCfg := a.tlsConfig(cfg)
 	tlsCfg.Log, tlsCfg.Registerer = a.log, a.registry
 	if a.certs, err = tlsmgr.New(tlsCfg); err != nil {
 		return nil, err
@@ -263,7 +263,7 @@ func (a *App) apply(cfg *config.Config) error {
 	}
 	opened, err := a.prepareDoors(cfg)
 	if err == nil {
-		if err = a.certs.Apply(tlsConfig(cfg)); err != nil {
+		if err = a.certs.Apply(a.tlsConfig(cfg)); err != nil {
 			opened.discard()
 		}
 	}

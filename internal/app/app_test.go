@@ -183,22 +183,37 @@ func freePorts(t *testing.T, n int) []int {
 	return out
 }
 
+// publicDNS is all of the DNS in one server: the zone org, in which every name
+// is this machine.
+func publicDNS(t *testing.T) *testnet.DNS {
+	d := testnet.NewDNS(t, "org")
+	d.AnswerAll("127.0.0.1")
+	return d
+}
+
+// lookUpsAt is the part of a file that sends our own look-ups to d.
+func lookUpsAt(d *testnet.DNS) string {
+	_, port, _ := net.SplitHostPort(d.Addr)
+	return fmt.Sprintf("dns: {resolvers: [%q], authoritative_port: %s, doh: []}", d.Addr, port)
+}
+
 func TestIssuesThroughOurListenersAndServesWithoutTheAuthority(t *testing.T) {
 	for _, challenge := range []string{"http-01", "tls-alpn-01"} {
 		t.Run(challenge, func(t *testing.T) {
 			ports := freePorts(t, 2)
-			ca := testnet.NewCA(t, testnet.CAOptions{HTTPPort: ports[0], TLSPort: ports[1]})
+			ca := testnet.NewCA(t, testnet.CAOptions{HTTPPort: ports[0], TLSPort: ports[1], DNS: publicDNS(t)})
 			data := t.TempDir()
 			text := fmt.Sprintf(`email: me@example.org
 listen: {http: "127.0.0.1:%d", https: "127.0.0.1:%d"}
 data: %s
 admin: {listen: ""}
 grace: 100ms
+%s
 tls: {acme: {directory: %q, root: %q, challenges: [%s]}}
 sites:
   - hosts: [home.example.org]
     upstream: %s
-`, ports[0], ports[1], data, ca.DirectoryURL, ca.RootFile, challenge, backend(t, "hello"))
+`, ports[0], ports[1], data, lookUpsAt(ca.DNS), ca.DirectoryURL, ca.RootFile, challenge, backend(t, "hello"))
 
 			p := start(t, text)
 			until(t, "the certificate", func() bool { return p.certs.Status()[0].State == tlsmgr.StateOK })
@@ -225,19 +240,20 @@ sites:
 
 func TestOnDemandAsksOnlyForAllowedNames(t *testing.T) {
 	ports := freePorts(t, 2)
-	ca := testnet.NewCA(t, testnet.CAOptions{HTTPPort: ports[0], TLSPort: ports[1]})
+	ca := testnet.NewCA(t, testnet.CAOptions{HTTPPort: ports[0], TLSPort: ports[1], DNS: publicDNS(t)})
 	p := start(t, fmt.Sprintf(`email: me@example.org
 listen: {http: "127.0.0.1:%d", https: "127.0.0.1:%d"}
 data: %s
 admin: {listen: ""}
 grace: 100ms
+%s
 tls:
   acme: {directory: %q, root: %q, challenges: [http-01]}
   on_demand: {allow: ["*.home.example.org"]}
 sites:
   - hosts: ["*.home.example.org"]
     upstream: %s
-`, ports[0], ports[1], t.TempDir(), ca.DirectoryURL, ca.RootFile, backend(t, "hello")))
+`, ports[0], ports[1], t.TempDir(), lookUpsAt(ca.DNS), ca.DirectoryURL, ca.RootFile, backend(t, "hello")))
 	client := p.client(ca.IssuerRoots)
 	for _, name := range []string{"evil.example", "home.example.org", "a.b.home.example.org", "203.0.113.7"} {
 		if res, err := client.Get("https://" + name + "/"); err == nil {
@@ -275,6 +291,7 @@ data: %s
 email: me@example.org
 grace: 100ms
 admin: {listen: ""}
+dns: {resolvers: ["127.0.0.1:1"], doh: []}
 tls: {acme: {directory: "https://127.0.0.1:%d/directory"}}
 sites:
   - hosts: [dead.example.org]

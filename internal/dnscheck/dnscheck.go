@@ -59,6 +59,9 @@ type Config struct {
 	// them while nobody can tell. Empty: they are forgotten with the process.
 	File string
 
+	// ReadOnly leaves File as it is: for whoever does not own it.
+	ReadOnly bool
+
 	// Timeout is one try. Zero means 1.5 s. A question gets two tries, and a
 	// check ends after two tries and two thirds of that for finding the
 	// servers: 5 s.
@@ -105,7 +108,7 @@ func New(cfg Config) *Checker {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultTimeout
 	}
-	return &Checker{cfg: cfg, ask: newAsker(cfg), memory: loadMemory(cfg.File, cfg.Log)}
+	return &Checker{cfg: cfg, ask: newAsker(cfg), memory: loadMemory(cfg)}
 }
 
 // Question is what an authority is about to be asked for.

@@ -16,7 +16,7 @@ import (
 // memory holds the servers of the zones that answered last. Its methods may be
 // called from several goroutines.
 type memory struct {
-	file string
+	file string // "": not written
 	log  *slog.Logger
 
 	mu      sync.Mutex
@@ -32,12 +32,15 @@ type memoryFile struct {
 
 const memoryVersion = 1
 
-func loadMemory(file string, log *slog.Logger) *memory {
-	m := &memory{file: file, log: log, zones: make(map[string][]nameServer), writing: true}
-	if file == "" {
+func loadMemory(cfg Config) *memory {
+	m := &memory{log: cfg.Log, zones: make(map[string][]nameServer), writing: true}
+	if cfg.File == "" {
 		return m
 	}
-	b, err := os.ReadFile(file)
+	if !cfg.ReadOnly {
+		m.file = cfg.File
+	}
+	b, err := os.ReadFile(cfg.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		return m
 	}
@@ -46,7 +49,7 @@ func loadMemory(file string, log *slog.Logger) *memory {
 		err = json.Unmarshal(b, &got)
 	}
 	if err != nil || got.Version != memoryVersion {
-		log.Warn("remembered name servers are unreadable, starting without", "file", file, "err", err)
+		cfg.Log.Warn("remembered name servers are unreadable, starting without", "file", cfg.File, "err", err)
 		return m
 	}
 	for apex, servers := range got.Zones {

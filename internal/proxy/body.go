@@ -124,6 +124,16 @@ func (b *clientBody) finished() bool {
 	return b.done
 }
 
+// unwanted reports whether reading was ended from our side on HTTP/1.1.
+func (b *clientBody) unwanted() bool {
+	if b == nil || !b.h1 {
+		return false
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed && !b.done
+}
+
 // failure is why the body broke off; nil if it did not, or b is nil. gone says
 // that the request's context is over, which on HTTP/1.1 may be net/http's
 // reaction to the very read that is about to fail.

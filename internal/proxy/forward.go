@@ -18,8 +18,16 @@ import (
 
 // toUpstream sends the request to a backend and its answer to the client.
 func (m *stdMessage) toUpstream(x *exchange, rt *Route, out *http.Request, hints *earlyHints) {
-	ctx, cancel := context.WithCancel(m.r.Context())
+	// Our own end of a read of the body must not end the answer: net/http
+	// takes it for a client that is gone.
+	ctx, cancel := context.WithCancel(context.WithoutCancel(m.r.Context()))
 	defer cancel()
+	body := m.body
+	defer context.AfterFunc(m.r.Context(), func() {
+		if !body.unwanted() {
+			cancel()
+		}
+	})()
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: hints.pass, Got100Continue: hints.agree, GotFirstResponseByte: hints.begin,
 	})
@@ -29,7 +37,7 @@ func (m *stdMessage) toUpstream(x *exchange, rt *Route, out *http.Request, hints
 	res, err := rt.Upstream.RoundTrip(out)
 	hints.stop()
 	if err != nil {
-		gone := m.r.Context().Err() != nil
+		gone := m.r.Context().Err() != nil && !body.unwanted()
 		if failure := m.body.failure(gone); failure != nil {
 			err, gone = failure, true // unless it is one to be answered
 		}

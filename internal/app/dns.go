@@ -1,0 +1,136 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"postern/internal/config"
+	"postern/internal/dnscheck"
+	"postern/internal/tlsmgr"
+)
+
+// newChecker translates what the file says about our own look-ups. Our public
+// addresses are not known here, so addresses only have to exist.
+func newChecker(cfg *config.Config, log *slog.Logger) *dnscheck.Checker {
+	return dnscheck.New(dnsConfig(cfg, log))
+}
+
+// tlsConfig is the package's tlsConfig with the DNS asked before each attempt.
+func (a *App) tlsConfig(cfg *config.Config) tlsmgr.Config {
+	out := tlsConfig(cfg)
+	out.Check = newChecker(cfg, a.log).Check
+	return out
+}
+
+func dnsConfig(cfg *config.Config, log *slog.Logger) dnscheck.Config {
+	out := dnscheck.Config{
+		Resolvers:         cfg.DNS.Resolvers,
+		AuthoritativePort: cfg.DNS.AuthoritativePort,
+		DoH:               cfg.DNS.DoH,
+		Log:               log,
+	}
+	if cfg.Data != "" {
+		out.File = filepath.Join(cfg.Data, "nameservers.json")
+	}
+	return out
+}
+
+// CheckName asks the DNS about a name now, as is done before an attempt at the
+// certificate authority, and writes every answer and the verdict to w. It
+// works without a running postern. ok is whether the verdict is green.
+func CheckName(ctx context.Context, cfg *config.Config, name string, w io.Writer) (ok bool, err error) {
+	q := dnscheck.Question{Name: name}
+	if challenges := cfg.TLS.ACME.Challenges; len(challenges) > 0 {
+		q.Challenge = challenges[0]
+	}
+	if strings.HasPrefix(name, "*.") {
+		q.Challenge = "dns-01" // the only one that proves a wildcard (RFC 8555 section 8.4)
+	}
+	note := ""
+	if cfg.TLS.Issuer != "local" {
+		if q.CAs, err = caaIdentities(ctx, cfg.TLS.ACME.Directory, cfg.TLS.ACME.Root); err != nil {
+			note = fmt.Sprintf("note: %v; what CAA allows is not compared with it\n", err)
+		}
+	}
+	dns := dnsConfig(cfg, nil)
+	dns.ReadOnly = true // the file is the running postern's
+	v := dnscheck.New(dns).Check(ctx, q)
+	if err := writeFindings(w, v.Findings); err != nil {
+		return false, err
+	}
+	_, err = fmt.Fprintf(w, "%s%s: %s: %s\n", note, name, v.Colour, v.Sentence)
+	return v.Colour == dnscheck.Green, err
+}
+
+// writeFindings writes a table; what is bad has a mark in its first column.
+func writeFindings(w io.Writer, findings []dnscheck.Finding) error {
+	if len(findings) == 0 {
+		return nil
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, " \tSERVER\tNAME\tTYPE\tTIME\tANSWER") // Flush tells
+	for _, f := range findings {
+		mark := " "
+		if f.Bad {
+			mark = "!"
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\n", mark, f.Server, f.Name, f.Type, f.RTT.Round(time.Millisecond), f.Result)
+	}
+	fmt.Fprintln(t)
+	return t.Flush()
+}
+
+// caaIdentities are the names that CAA records know an authority by, as its
+// directory tells (RFC 8555 section 7.1.1). Let's Encrypt's are known.
+func caaIdentities(ctx context.Context, directory, rootFile string) ([]string, error) {
+	u, err := url.Parse(directory)
+	if err != nil {
+		return nil, err
+	}
+	if strings.HasSuffix(u.Hostname(), "api.letsencrypt.org") {
+		return []string{"letsencrypt.org"}, nil
+	}
+	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
+	defer transport.CloseIdleConnections()
+	if rootFile != "" {
+		pem, err := os.ReadFile(rootFile)
+		if err != nil {
+			return nil, fmt.Errorf("tls.acme.root: %w", err)
+		}
+		roots := x509.NewCertPool()
+		roots.AppendCertsFromPEM(pem)
+		transport.TLSClientConfig = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, directory, nil)
+	if err != nil {
+		return nil, err
+	}
+	res, err := (&http.Client{Transport: transport}).Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("the authority at %s does not answer", u.Host)
+	}
+	defer res.Body.Close()
+	var dir struct {
+		Meta struct {
+			CAAIdentities []string `json:"caaIdentities"`
+		} `json:"meta"`
+	}
+	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&dir); err != nil || len(dir.Meta.CAAIdentities) == 0 {
+		return nil, fmt.Errorf("the authority at %s names no caaIdentities", u.Host)
+	}
+	return dir.Meta.CAAIdentities, nil
+}
