@@ -17,7 +17,7 @@ var rooms = map[string]room{
 	"cmd/proxy":         {may: []string{"internal/app", "internal/config"}, test: []string{all}},
 	"internal/app":      {may: []string{all}},
 	"internal/config":   {},
-	"internal/proxy":    {may: []string{"internal/guard", "internal/route", "internal/upstream", "internal/http1"}},
+	"internal/proxy":    {may: []string{"internal/guard", "internal/route", "internal/upstream", "internal/http1", "internal/h2"}},
 	"internal/route":    {},
 	"internal/upstream": {may: []string{"internal/http1"}},
 	"internal/http1":    {},
@@ -98,6 +98,7 @@ var goStatements = map[string]string{
 	"internal/app/demo.go:demo.run":                    "waited for in the same function",
 	"internal/app/samplebackend.go:startSampleBackend": "waited for by close; the demo's backend is no service of the process",
 	"internal/h2/workers.go:workers.run":               "goroutines that wait for requests; Serve waits for their work, Server.Close for them",
+	"internal/proxy/h1forward.go:h1.watch":             "waited for by the function it returns",
 	"internal/proxy/listen.go:Server.accept":           "one for each connection; counted, and Shutdown waits for them",
 	"internal/upstream/upload.go:link.startUpload":     "waited for: by the exchange, or by Close",
 }
@@ -107,9 +108,6 @@ var packageVars = map[string]string{
 	"internal/guard/shape.go:shapes":          "a matcher built from constants, only read afterwards",
 	"internal/guard/signatures.go:signatures": "a matcher built from constants, only read afterwards",
 	"internal/guard/signatures.go:unasked":    "a matcher built from constants, only read afterwards",
-	"internal/proxy/body.go:copyBuffers":      "a pool of buffers, for the whole process on purpose",
-	"internal/proxy/exchange.go:exchanges":    "a pool of records, for the whole process on purpose",
-	"internal/tlsmgr/engine.go:shortTimeout":  "sets certmagic's HTTP timeout once; there is no other way to it",
 }
 
 // exits may end the process.
