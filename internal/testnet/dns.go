@@ -44,6 +44,7 @@ type DNS struct {
 	strict  bool                    // offers no recursion, and refuses what is not below an apex
 	cuts    map[string][]dns.RR     // by delegated zone: NS, and glue
 	records map[string][]dns.RR
+	instead map[string]bool // by "name TYPE": answered from records, not by forward
 	all     netip.Addr
 	apexes  []string
 	faults  map[string]Fault
@@ -67,7 +68,7 @@ func NewDNS(t testing.TB, apexes ...string) *DNS {
 func serveDNS(t testing.TB, l net.Listener, pc net.PacketConn, apexes []string) *DNS {
 	t.Helper()
 	d := &DNS{
-		records: map[string][]dns.RR{}, cuts: map[string][]dns.RR{}, faults: map[string]Fault{}, asked: map[string]int{},
+		records: map[string][]dns.RR{}, instead: map[string]bool{}, cuts: map[string][]dns.RR{}, faults: map[string]Fault{}, asked: map[string]int{},
 		delay: time.Second, done: make(chan struct{}),
 	}
 	for _, a := range apexes {
@@ -122,6 +123,20 @@ func (d *DNS) Add(t testing.TB, records ...string) {
 		}
 		n := dns.CanonicalName(rr.Header().Name)
 		d.records[n] = append(d.records[n], rr)
+	}
+}
+
+// Answer makes the records of this one the whole answer for their names and
+// types, whatever else the server knows or asks elsewhere.
+func (d *DNS) Answer(t testing.TB, records ...string) {
+	t.Helper()
+	d.Add(t, records...)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, s := range records {
+		if rr, err := dns.NewRR(s); err == nil {
+			d.instead[dns.CanonicalName(rr.Header().Name)+" "+dns.TypeToString[rr.Header().Rrtype]] = true
+		}
 	}
 }
 
@@ -268,7 +283,7 @@ func (d *DNS) note(q dns.Question) (Fault, time.Duration) {
 func (d *DNS) answer(m *dns.Msg, q dns.Question, r *dns.Msg) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.forward != nil {
+	if d.forward != nil && !d.instead[q.Name+" "+dns.TypeToString[q.Qtype]] {
 		d.mu.Unlock()
 		in := d.forward(r)
 		d.mu.Lock()
