@@ -227,6 +227,9 @@ func (f *facts) records() []problem {
 	if apex := f.zones[0].own.apex; !f.fiction && apex != "" {
 		v = view{subject: owner(apex), query: q, answers: f.best(roleZone, apex, q), zone: true}
 	}
+	if v.count(func(a answer) bool { return len(a.aliases) > 0 }) > 0 {
+		v = f.byResolvers(q) // acme-dns, say: the servers behind the alias have to answer too
+	}
 	if p, bad := v.failed(TXTTimeout, TXTError, TXTError); bad {
 		out = append(out, p)
 	}

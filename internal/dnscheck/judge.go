@@ -24,9 +24,9 @@ func (f *facts) addresses() []problem {
 	answered := v4.count(isAnswered)
 	nx := v4.count(func(a answer) bool { return a.status == stNXDomain && len(a.addrs) == 0 })
 	switch {
-	case answered > 0 && 2*nx > answered:
+	case nx > 0 && (nx == answered || v4.zone && 2*nx > answered): // of resolvers, one that knows it is enough
 		return append(out, problem{Red, NXDomain, fmt.Sprintf("%s does not exist, say %s", plain(v4.query.name), v4.subject)})
-	case nx > 0:
+	case nx > 0 && v4.zone:
 		out = append(out, problem{Amber, NXDomain, fmt.Sprintf("%s does not exist, say %d of %d of %s", plain(v4.query.name), nx, len(v4.answers), v4.subject)})
 	}
 	if !v4.hasAddrs() && !v6.hasAddrs() && answered > 0 {
@@ -145,7 +145,7 @@ func (f *facts) policy(v *Verdict) []problem {
 		if p, bad := at.failed(CAATimeout, CAAServFail, CAAError); bad {
 			return append(out, p)
 		}
-		if p, bad := topLevelGone(at); bad {
+		if p, bad := topLevelGone(at); bad && len(f.q.CAs) > 0 { // a private authority may know names that the world does not
 			return append(out, p)
 		}
 		if at.count(func(a answer) bool { return len(a.aliases) > 0 && len(a.caa) == 0 }) > 0 {
