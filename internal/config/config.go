@@ -28,6 +28,12 @@ type Config struct {
 	// root, else $XDG_DATA_HOME/postern (~/.local/share/postern).
 	Data string `yaml:"data"`
 
+	// Whether HTTP/3 is served as well: every address of listen.https is then
+	// opened on UDP too, with the same certificates, and answers over HTTP/1.1
+	// and HTTP/2 tell clients so (Alt-Svc). The router must forward 443/udp
+	// too; where it does not, clients stay with HTTP/2. Default false.
+	HTTP3 bool `yaml:"http3"`
+
 	// What is written to the log and where.
 	Log Log `yaml:"log"`
 
