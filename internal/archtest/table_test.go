@@ -123,7 +123,9 @@ var exits = map[string]string{
 
 // sleeps may call time.Sleep in a test: helpers that only bubbles of
 // testing/synctest call.
-var sleeps = map[string]string{}
+var sleeps = map[string]string{
+	"internal/tlsmgr/story_test.go:stage.stop": "only the stories call it, inside their bubbles",
+}
 
 // constantCalls are the functions whose result may be kept in a package
 // variable: nothing can change it afterwards.
