@@ -124,6 +124,14 @@ func TestWireTimeouts(t *testing.T) {
 	})
 }
 
+// Something that is no answer is not waited out.
+func TestWireStrangeBackend(t *testing.T) {
+	answers := make(chan string, 1)
+	p := newPool(t, Config{Idle: patience}, held(t, answers))
+	answers <- "SSH-2.0-OpenSSH_9.2\r\n"
+	exchangeWire(t, p, wireRequest("GET", "")).fails(t, classGarbled)
+}
+
 // watcher counts, and gives up when told to.
 type watcher struct {
 	started, stopped atomic.Int32

@@ -106,6 +106,35 @@ func TestWireUploadKeepsConnection(t *testing.T) {
 	}
 }
 
+// So is one whose upload ends a moment after its answer.
+func TestWireAnswerOvertakesUpload(t *testing.T) {
+	s := new(script)
+	p := newPool(t, Config{Idle: patience}, rawServer(t, s.handle))
+	read := make(chan struct{})
+	q := chunks("x", 1).on(new(WireRequest))
+	whole := append(http1.AppendChunk(nil, []byte("x")), "0\r\n\r\n"...)
+	q.More = func() ([]byte, error) {
+		if p := whole; p != nil {
+			whole = nil
+			return p, nil
+		}
+		<-read
+		return nil, io.EOF
+	}
+	var res WireResponse
+	if err := p.Wire(t.Context(), q, &res, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !res.Done() {
+		t.Fatal("the answer has no body")
+	}
+	close(read)
+	res.Close()
+	if len(p.backends[0].links.list) != 1 {
+		t.Error("the connection was not kept")
+	}
+}
+
 // A refusal in the middle of an upload reaches the client, whatever the
 // backend does with the rest.
 func TestWireEarlyAnswer(t *testing.T) {
@@ -288,8 +317,8 @@ func TestWireExpectContinue(t *testing.T) {
 				t.Errorf("More was called %d times, aborted %d, answers %v, want %s", c.calls.Load(), c.aborts.Load(), infos, tt.infos)
 			}
 			w := exchangeWire(t, p, wireRequest("GET", "")).want(t, 200, "")
-			if w.trace.Reused != tt.reused {
-				t.Errorf("reused %t, want %t", w.trace.Reused, tt.reused)
+			if w.trace.Reused != tt.reused || w.trace.Attempts != 1 {
+				t.Errorf("trace %+v, want reused %t, at once", w.trace, tt.reused)
 			}
 		})
 	}
