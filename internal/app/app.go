@@ -160,7 +160,6 @@ func (a *App) Run(ctx context.Context) error {
 	g.Keep("bans", a.guard.Run)
 	g.Keep("certificates", a.certs.Run)
 	a.startAdmin()
-	g.Go("http", func(context.Context) error { return a.proxy.Run() })
 	g.OnStop("drain", a.drain)
 	for _, d := range a.doors {
 		a.startDoor(d)

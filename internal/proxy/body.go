@@ -38,7 +38,6 @@ type clientBody struct {
 	stall   time.Duration // 0: no deadlines
 	hints   *earlyHints   // asks the client for the body before the first read; nil: it does not wait
 	trailer http.Header   // the request's own, filled by the engine at the end
-	conn    *clientConn
 	over    chan struct{} // closed with the exchange, or when nobody wants the body
 
 	// Used by the reading side alone.
@@ -160,7 +159,6 @@ func (b *clientBody) stop(cut bool) {
 		if !cut {
 			last = last.Add(bodyLinger)
 		}
-		b.conn.lastRead.Store(last.UnixNano())
 		_ = b.control.SetReadDeadline(last)
 	}
 	b.control = nil

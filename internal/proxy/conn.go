@@ -6,7 +6,6 @@ import (
 	"io"
 	"net"
 	"net/netip"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -15,7 +14,6 @@ import (
 
 	"postern/internal/guard"
 	"postern/internal/h2"
-	"postern/internal/http1"
 )
 
 // clientConn is one client's TCP connection, below TLS. It counts bytes,
@@ -42,10 +40,8 @@ type clientConn struct {
 	requests   atomic.Int64 // requests that reached the handler
 	inFlight   atomic.Int32 // requests in the handler
 	secured    atomic.Bool  // the TLS handshake is done
-	violated   atomic.Bool  // what it sent was no HTTP/1.1
 	judged     atomic.Bool  // already refused or scored as a connection
 	brutal     atomic.Bool  // close with a reset
-	lastRead   atomic.Int64 // when nothing is read any more, Unix nanoseconds; 0: no such time. For net/http forgets deadlines
 	writeLimit atomic.Int64 // the write deadline now set, Unix nanoseconds
 	stall      time.Duration
 
@@ -216,93 +212,6 @@ func (c *clientConn) readProxyHeader() (netip.Addr, error) {
 	return addrOf(header.SourceAddr), nil
 }
 
-// http1Conn is a connection on which HTTP/1.1 is spoken: clear text or the
-// inside of TLS. It lets through to net/http only what RFC 9112 allows and
-// every parser reads the same way.
-type http1Conn struct {
-	net.Conn // the *clientConn or the *tls.Conn above it
-	client   *clientConn
-	follow   http1.Follower
-	bad      *http1.SyntaxError // the violation, once there was one; reading side alone
-	mute     atomic.Bool        // answered here: net/http has nothing more to say
-}
-
-func newHTTP1Conn(nc net.Conn, c *clientConn) *http1Conn {
-	h := &http1Conn{Conn: nc, client: c}
-	h.follow.Limits.Head = c.srv.headLimit
-	return h
-}
-
-func (h *http1Conn) Read(p []byte) (int, error) {
-	if h.bad != nil {
-		return h.readOn(p)
-	}
-	if last := h.client.lastRead.Load(); last != 0 {
-		_ = h.SetReadDeadline(time.Unix(0, last))
-	}
-	n, err := h.Conn.Read(p)
-	if n > 0 {
-		good, bad := h.follow.Feed(p[:n])
-		if bad != nil {
-			h.violation(bad)
-			if good > 0 {
-				return good, nil // requests that came before are served before
-			}
-			return h.readOn(p)
-		}
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) && h.client.requests.Load() == 0 && !h.client.judged.Swap(true) {
-		h.client.srv.metrics.refusedConn("header_timeout")
-		h.client.srv.cfg.Guard.Observe(h.client.client, guard.Timeout, time.Now())
-	}
-	return n, err
-}
-
-// violation notes and scores what RFC 9112 forbids.
-func (h *http1Conn) violation(err error) {
-	bad, ok := errors.AsType[*http1.SyntaxError](err)
-	if !ok { // Feed has no other
-		bad = &http1.SyntaxError{Status: 400}
-	}
-	h.bad = bad
-	c := h.client
-	c.violated.Store(true)
-	c.srv.noteMalformed(c, bad.Reason.String())
-}
-
-// readOn is Read after a violation. In a body it is the handler's to answer.
-// Otherwise net/http reads for one of two reasons: byte by byte, while a
-// request that came before is served, to learn whether the client is gone; or
-// for the head of the next request, when all before are answered. Only then
-// the malformed head is answered, and here, for net/http knows only 400.
-func (h *http1Conn) readOn(p []byte) (int, error) {
-	if h.bad.InBody || h.mute.Load() {
-		return 0, h.bad
-	}
-	if len(p) == 1 {
-		for {
-			if _, err := h.Conn.Read(p); err != nil {
-				return 0, err
-			}
-		}
-	}
-	c := h.client
-	_, _ = h.Conn.Write(rawProblem(h.bad.Status, h.bad.Reason.String(), c.srv.ids.next()))
-	h.mute.Store(true)
-	h.linger()
-	return 0, h.bad
-}
-
-// linger reads what a client is still sending, so that closing does not reset
-// the connection before it has read the answer.
-func (h *http1Conn) linger() {
-	if h.CloseWrite() != nil || h.client.srv.cfg.Guard.Banned(h.client.client, time.Now()) {
-		return
-	}
-	_ = h.SetReadDeadline(time.Now().Add(bodyLinger))
-	_, _ = io.CopyN(io.Discard, h.Conn, 256<<10)
-}
-
 // noteMalformed counts and scores a request that RFC 9112 forbids.
 func (s *Server) noteMalformed(c *clientConn, reason string) {
 	s.metrics.malformed.WithLabelValues(reason).Inc()
@@ -310,34 +219,4 @@ func (s *Server) noteMalformed(c *clientConn, reason string) {
 	if !c.judged.Swap(true) {
 		s.cfg.Guard.Observe(c.client, guard.Malformed, time.Now())
 	}
-}
-
-// Write drops what net/http says after the connection was answered here.
-func (h *http1Conn) Write(p []byte) (int, error) {
-	if h.mute.Load() {
-		return len(p), nil
-	}
-	return h.Conn.Write(p)
-}
-
-// CloseWrite lets net/http end our direction and wait before it closes.
-func (h *http1Conn) CloseWrite() error {
-	if t, ok := h.Conn.(interface{ CloseWrite() error }); ok {
-		return t.CloseWrite()
-	}
-	return nil
-}
-
-// Close scores a first head that was complete and yet reached no handler:
-// net/http refused it. Later ones may be left over because the client went.
-func (h *http1Conn) Close() error {
-	c := h.client
-	if !c.violated.Load() && c.requests.Load() == 0 && h.follow.Requests() > 0 && !c.judged.Swap(true) {
-		c.srv.metrics.malformed.WithLabelValues("refused_by_engine").Inc()
-		c.srv.cfg.Guard.Observe(c.client, guard.Malformed, time.Now())
-	}
-	if c.brutal.Load() {
-		return c.Close() // no TLS close_notify for those we reset
-	}
-	return h.Conn.Close()
 }

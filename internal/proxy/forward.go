@@ -116,7 +116,7 @@ func (m *stdMessage) requestBody(x *exchange, rt *Route, hints *earlyHints) *cli
 	cleanTrailer(r.Trailer)
 	m.body = &clientBody{
 		body: r.Body, h1: r.ProtoMajor == 1, left: rt.MaxBody, bounded: rt.MaxBody > 0, stall: stall, budget: stall,
-		trailer: r.Trailer, conn: x.conn, over: make(chan struct{}), control: http.NewResponseController(m.w.ResponseWriter),
+		trailer: r.Trailer, over: make(chan struct{}), control: http.NewResponseController(m.w.ResponseWriter),
 	}
 	m.body.idle.L = &m.body.mu
 	if r.ProtoMajor != 2 && r.ProtoAtLeast(1, 1) && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue") {

@@ -432,6 +432,12 @@ func (h *h1) watch(cancel func()) (stop func()) {
 	}
 }
 
+// tooEarly: the client began to speak the other protocol before the 101.
+func (h *h1) tooEarly() {
+	h.s.noteMalformed(h.conn, "before_upgrade")
+	h.closing = true
+}
+
 // past is a deadline that ends a read at once.
 func past() time.Time { return time.Unix(1, 0) }
 
@@ -445,11 +451,9 @@ func (h *h1) upgrade(x *exchange) {
 		return
 	}
 	if h.in.Buffered() > 0 || h.peeked {
-		// What comes before the 101 is HTTP still, and this is none.
 		h.wres.Close()
-		h.s.noteMalformed(h.conn, "before_upgrade")
-		h.closing = true
-		x.problem(http.StatusBadRequest, "malformed", "The new protocol began before it was agreed on.")
+		h.tooEarly()
+		x.problem(http.StatusBadRequest, "malformed", beforeUpgrade)
 		return
 	}
 	b := http1.AppendStatusLine(h.out[:0], http.StatusSwitchingProtocols, http.StatusText(http.StatusSwitchingProtocols))

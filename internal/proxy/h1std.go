@@ -25,8 +25,8 @@ func (h *h1) viaStd(x *exchange, do func(*stdMessage)) {
 		return
 	}
 	ctx, cancel := context.WithCancel(r.Context())
-	stop := h.watch(cancel)
-	w := &h1Writer{h: h, x: x, header: make(http.Header)}
+	stop := sync.OnceFunc(h.watch(cancel))
+	w := &h1Writer{h: h, x: x, header: make(http.Header), unwatch: stop}
 	if body, ok := r.Body.(*h1Reader); ok {
 		w.body, h.shared = body, body
 		defer func() { body.shut(); h.shared = nil }()
@@ -146,6 +146,7 @@ type h1Writer struct {
 	chunk    bool
 	noBody   bool
 	hijacked bool
+	unwatch  func()    // ends the watch of the client; nil: there is none
 	body     *h1Reader // the request's; nil: none that another goroutine reads
 	held     []byte    // body bytes before the head is sent
 }
@@ -312,19 +313,20 @@ func trailerFields(h http.Header) (fields []http1.Field) {
 	return fields
 }
 
-// Hijack hands the connection over.
+// Hijack hands the connection over. It fails when the client has already sent
+// what would be the first bytes of another protocol.
 func (w *h1Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	h := w.h
-	w.hijacked, h.closing = true, true
-	unread := append([]byte(nil), h.in.Unread()...)
-	r := bufio.NewReader(io.MultiReader(strings.NewReader(string(unread)), h.nc))
-	if len(unread) > 0 {
-		if _, err := r.Peek(len(unread)); err != nil {
-			return nil, nil, err
-		}
+	if w.unwatch != nil {
+		w.unwatch()
 	}
+	if h.in.Buffered() > 0 || h.peeked || !h.in.BodyDone() {
+		h.tooEarly()
+		return nil, nil, errTooEarly
+	}
+	w.hijacked, h.begun, h.closing = true, true, true
 	h.arm(time.Time{})
-	return h.nc, bufio.NewReadWriter(r, bufio.NewWriter(h.nc)), nil
+	return h.nc, bufio.NewReadWriter(bufio.NewReader(h.nc), bufio.NewWriter(h.nc)), nil
 }
 
 // SetReadDeadline leaves reading to h1's own deadlines, but for past, which

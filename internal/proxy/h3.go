@@ -138,7 +138,7 @@ func (s *Server) startQUIC(l *QUICListener) (*quicEngine, error) {
 	e.transport = &quic.Transport{Conn: l.pc, VerifySourceAddress: s.mustProve, ConnContext: e.admit}
 	e.http = &http3.Server{
 		Handler:        http.HandlerFunc(s.serveH3),
-		MaxHeaderBytes: s.http.MaxHeaderBytes,
+		MaxHeaderBytes: s.headLimit,
 		ConnContext:    entered,
 		Logger:         slog.New(seldom{noiseCounter{s.metrics, s.log}}),
 	}

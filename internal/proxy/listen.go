@@ -1,12 +1,10 @@
 package proxy
 
 import (
-	"context"
 	"errors"
 	"net"
 	"net/netip"
 	"runtime/debug"
-	"sync"
 	"time"
 
 	"postern/internal/guard"
@@ -27,8 +25,8 @@ func (k Kind) String() string {
 }
 
 // Serve accepts connections from l until l is closed, by Shutdown or by the
-// caller; then it returns nil. Each connection has a goroutine of its own
-// until net/http takes it over; Shutdown waits for them.
+// caller; then it returns nil. Each connection has a goroutine of its own to
+// its end; Shutdown waits for them.
 func (s *Server) Serve(l net.Listener, kind Kind) error {
 	if !s.track(l) {
 		_ = l.Close() // perhaps Shutdown did before
@@ -83,7 +81,7 @@ func (s *Server) pause() {
 	defer t.Stop()
 	select {
 	case <-t.C:
-	case <-s.done:
+	case <-s.left:
 	}
 }
 
@@ -112,7 +110,7 @@ func (s *Server) accept(nc net.Conn, kind Kind) {
 	s.mu.Unlock()
 	s.metrics.connections.WithLabelValues(kind.String()).Inc()
 	s.metrics.openConns.WithLabelValues(kind.String()).Inc()
-	go func() { // ends when net/http has the connection or it is closed; Shutdown waits for it
+	go func() { // ends with the connection; Shutdown waits for it
 		defer s.accepting.Done()
 		s.carry(c, trusted)
 	}()
@@ -135,16 +133,16 @@ func (s *Server) carry(c *clientConn, trusted bool) {
 	}
 	if c.kind == KindHTTP {
 		_ = c.SetDeadline(time.Time{})
-		s.serveH1(c, c)
+		s.engine(c, c, "")
 		return
 	}
 	s.handshake(c)
 }
 
-// serveH1 gives a connection to the HTTP/1.1 engine.
-func (s *Server) serveH1(c *clientConn, nc net.Conn) {
-	if s.cfg.Reference {
-		s.ready.put(newHTTP1Conn(nc, c))
+// serve speaks the protocol that was agreed on, to the end of the connection.
+func (s *Server) serve(c *clientConn, nc net.Conn, protocol string) {
+	if protocol == protocolH2 {
+		s.serveHTTP2(c, nc)
 		return
 	}
 	s.serveHTTP1(c, nc)
@@ -206,49 +204,8 @@ func (s *Server) closed(c *clientConn) {
 	}
 }
 
-// readyConns is the net.Listener net/http serves: connections that have
-// passed everything before HTTP.
-type readyConns struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
-}
-
-func newReadyConns() *readyConns {
-	return &readyConns{conns: make(chan net.Conn), done: make(chan struct{})}
-}
-
-func (r *readyConns) put(c net.Conn) {
-	select {
-	case r.conns <- c:
-	case <-r.done:
-		_ = c.Close()
-	}
-}
-
-func (r *readyConns) Accept() (net.Conn, error) {
-	select {
-	case c := <-r.conns:
-		return c, nil
-	case <-r.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (r *readyConns) Close() error {
-	r.once.Do(func() { close(r.done) })
-	return nil
-}
-
-func (r *readyConns) Addr() net.Addr { return &net.TCPAddr{} }
-
-// clientConnKey finds the *clientConn in a request's context.
+// clientConnKey finds the *clientConn in the context of a net/http request.
 type clientConnKey struct{}
-
-// withClientConn lets each request find its connection.
-func withClientConn(ctx context.Context, c net.Conn) context.Context {
-	return context.WithValue(ctx, clientConnKey{}, clientConnOf(c))
-}
 
 func deadline(d time.Duration) time.Time {
 	if d <= 0 {

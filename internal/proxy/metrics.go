@@ -124,9 +124,6 @@ func (m *metrics) handshake(result string, d time.Duration) {
 	}
 }
 
-// http2Error is net/http's CountError; its kinds are a closed set.
-func (m *metrics) http2Error(kind string) { m.h2Errors.WithLabelValues(kind).Inc() }
-
 // statusClasses are the labels of statuses; none is an exchange without an
 // answer.
 var statusClasses = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"} // read only
@@ -165,9 +162,9 @@ func protoOf(major, minor int) proto {
 	return protoHTTP11
 }
 
-// noiseCounter is a slog.Handler that counts what net/http would print: a
-// stranger's connection trouble is no log line.
-// A panic is: it is a mistake of ours.
+// noiseCounter is a slog.Handler that counts what the HTTP/3 engine would
+// print: a stranger's connection trouble is no log line. A panic is: it is a
+// mistake of ours.
 type noiseCounter struct {
 	m   *metrics
 	log *slog.Logger
@@ -183,8 +180,6 @@ func (n noiseCounter) Handle(_ context.Context, r slog.Record) error {
 		n.log.Error("request handler panicked", "detail", r.Message)
 	case strings.Contains(r.Message, "superfluous"):
 		kind = "superfluous_header"
-	case strings.Contains(r.Message, "http2"):
-		kind = "http2"
 	}
 	n.m.noise.WithLabelValues(kind).Inc()
 	return nil

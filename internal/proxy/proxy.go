@@ -2,9 +2,10 @@
 // steps: facts, admit, identify and route, forward, record.
 //
 // A connection passes the cheapest refusals first: the ban table, the first
-// bytes, the server name of the TLS hello. What is left is HTTP, spoken by
-// net/http behind a filter that holds HTTP/1.1 to RFC 9112. Only the step
-// forward knows which HTTP engine runs.
+// bytes, the server name of the TLS hello. What is left is HTTP, spoken by our
+// own engines: h1 on internal/http1, h2Message on internal/h2; HTTP/3 by
+// quic-go. What needs net/http's types is served by them through stdMessage.
+// Only the step forward knows which engine runs.
 package proxy
 
 import (
@@ -46,10 +47,6 @@ type Config struct {
 	// method RefusalClass() string.
 	TLS *tls.Config
 
-	// Reference serves HTTP/1.1 and HTTP/2 with net/http instead of our own
-	// engines, which tests compare with it.
-	Reference bool
-
 	// Challenge answers http-01 challenges on the http listeners before
 	// anything else and reports whether it did; nil when there are none.
 	Challenge func(w http.ResponseWriter, r *http.Request) bool
@@ -84,6 +81,9 @@ type Snapshot struct {
 	// LogQuery adds the query string to the access line.
 	LogQuery bool
 }
+
+// defaultHead is the limit of a request head, in bytes, when none is given.
+const defaultHead = 32 << 10
 
 // Limits bounds what one client may use. A zero duration means no bound.
 type Limits struct {
@@ -162,15 +162,16 @@ type Server struct {
 	ids     requestIDs
 	snap    atomic.Pointer[Snapshot]
 
-	http  *http.Server  // speaks HTTP for every connection that got that far
-	ready *readyConns   // hands connections to http
-	done  chan struct{} // closed when http.Serve has returned
+	// engine speaks HTTP on a connection that got that far, to its end. It is
+	// serve, but for tests that compare it with another.
+	engine func(c *clientConn, nc net.Conn, protocol string)
 
 	h2        *h2.Server
 	pools     pools
-	headLimit int         // bytes of a request head
-	date      dateText    // the Date field of answers we write ourselves
-	leaving   atomic.Bool // Shutdown has begun: connections end with their exchange
+	headLimit int           // bytes of a request head
+	date      dateText      // the Date field of answers we write ourselves
+	leaving   atomic.Bool   // Shutdown has begun: connections end with their exchange
+	left      chan struct{} // closed when leaving is set
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // guarded by mu
@@ -199,49 +200,21 @@ func New(cfg Config, first *Snapshot) (*Server, error) {
 		log:       cfg.Log,
 		metrics:   newMetrics(cfg.Registerer),
 		ids:       newRequestIDs(),
-		ready:     newReadyConns(),
-		done:      make(chan struct{}),
+		left:      make(chan struct{}),
+		headLimit: first.Limits.Header,
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*clientConn]struct{}),
 		quic:      make(map[*quicEngine]struct{}),
 		suspects:  newSuspects(),
 	}
+	if s.headLimit <= 0 {
+		s.headLimit = defaultHead
+	}
 	s.Apply(first)
-	s.http = s.newEngine(first.Limits)
+	s.engine = s.serve
 	s.pools.init()
-	s.headLimit = s.http.MaxHeaderBytes
 	s.h2 = s.newH2(first.Limits)
 	return s, nil
-}
-
-// newEngine configures net/http. Timeouts and sizes are fixed for the life
-// of the process: net/http reads them without a lock.
-func (s *Server) newEngine(l Limits) *http.Server {
-	var protocols http.Protocols
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	header := l.Header
-	if header <= 0 {
-		header = 32 << 10
-	}
-	return &http.Server{
-		Handler:                      http.HandlerFunc(s.serveHTTP),
-		Protocols:                    &protocols,
-		TLSConfig:                    &tls.Config{NextProtos: []string{"h2"}}, // enables h2 for the *tls.Conn we hand over; handshakes are ours
-		ReadHeaderTimeout:            l.HeaderIn,
-		IdleTimeout:                  l.Idle,
-		MaxHeaderBytes:               header,
-		DisableGeneralOptionsHandler: true,
-		ConnContext:                  withClientConn,
-		ErrorLog:                     slog.NewLogLogger(noiseCounter{s.metrics, s.log}, slog.LevelDebug),
-		HTTP2: &http.HTTP2Config{
-			MaxConcurrentStreams:          128,
-			MaxReceiveBufferPerConnection: 1 << 20,
-			MaxReceiveBufferPerStream:     256 << 10,
-			WriteByteTimeout:              l.Stall,
-			CountError:                    s.metrics.http2Error,
-		},
-	}
 }
 
 // Apply makes next the configuration of every request that starts from now
@@ -258,17 +231,6 @@ func (s *Server) Apply(next *Snapshot) {
 	s.snap.Store(next)
 }
 
-// Run speaks HTTP on the connections Serve accepted, until Shutdown. It
-// returns nil after Shutdown.
-func (s *Server) Run() error {
-	defer close(s.done)
-	err := s.http.Serve(s.ready)
-	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
-}
-
 // Shutdown closes the listeners, asks clients to leave (GOAWAY, Connection:
 // close), waits until ctx is done for requests in flight, and then cuts what
 // is left. It reports how many connections were cut.
@@ -281,14 +243,15 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	engines := slices.Collect(maps.Keys(s.quic))
 	s.mu.Unlock()
 
-	s.leaving.Store(true)
+	if !s.leaving.Swap(true) {
+		close(s.left)
+	}
 	s.endResting()
 	var quic sync.WaitGroup
 	var cutQUIC atomic.Int64
 	for _, e := range engines {
 		quic.Go(func() { cutQUIC.Add(int64(e.drain(ctx, nil))) }) // waited for below
 	}
-	_ = s.http.Shutdown(ctx) // its error is ctx's: what is left is cut below
 	quic.Wait()
 	s.waitIdle(ctx)
 	return s.cutAll() + int(cutQUIC.Load())
@@ -312,8 +275,7 @@ func (s *Server) endResting() {
 	}
 }
 
-// waitIdle waits for connections net/http does not wait for: HTTP/2 streams
-// and upgraded ones.
+// waitIdle waits until all connections have ended.
 func (s *Server) waitIdle(ctx context.Context) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -339,7 +301,6 @@ func (s *Server) cutAll() int {
 		left = append(left, c)
 	}
 	s.mu.Unlock()
-	_ = s.http.Close()
 	for _, c := range left {
 		_ = c.Close()
 	}

@@ -45,8 +45,9 @@ func engines() []engine {
 	return []engine{
 		{name: "own", start: newServer},
 		{name: "net_http", start: func(t testing.TB, cfg Config, first *Snapshot) *Server {
-			cfg.Reference = true
-			return newServer(t, cfg, first)
+			s := newServer(t, cfg, first)
+			newReference(t, s)
+			return s
 		}},
 	}
 }
@@ -108,16 +109,9 @@ func start(t testing.TB, o options) *rig {
 	}, r.snapshot(o))
 	r.clear = r.listen(KindHTTP)
 	r.secure = r.listen(KindHTTPS)
-	ran := make(chan error, 1)
-	go func() { ran <- r.srv.Run() }() // ends with Shutdown, which the test's end waits for
 	var once sync.Once
 	r.shutdown = func(ctx context.Context) (cut int) {
-		once.Do(func() {
-			cut = r.srv.Shutdown(ctx)
-			if err := <-ran; err != nil {
-				t.Errorf("Run: %v", err)
-			}
-		})
+		once.Do(func() { cut = r.srv.Shutdown(ctx) })
 		return cut
 	}
 	t.Cleanup(func() {

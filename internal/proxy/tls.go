@@ -13,9 +13,12 @@ import (
 	"postern/internal/guard"
 )
 
-// protocolChallenge is the ALPN protocol of tls-alpn-01 (RFC 8737): the
-// handshake is the answer, no byte follows.
-const protocolChallenge = "acme-tls/1"
+// ALPN protocols. That of tls-alpn-01 (RFC 8737) is the answer by its
+// handshake: no byte follows.
+const (
+	protocolH2        = "h2"
+	protocolChallenge = "acme-tls/1"
+)
 
 // handshake runs the TLS handshake and hands the connection to HTTP.
 func (s *Server) handshake(c *clientConn) {
@@ -38,19 +41,12 @@ func (s *Server) handshake(c *clientConn) {
 	}
 	c.secured.Store(true)
 	_ = tc.SetDeadline(time.Time{})
-	switch state.NegotiatedProtocol {
-	case "h2":
-		if s.cfg.Reference {
-			s.ready.put(tc)
-			return
-		}
-		s.serveHTTP2(c, tc)
-	case protocolChallenge:
+	if state.NegotiatedProtocol == protocolChallenge {
 		c.judged.Store(true)
 		_ = tc.Close()
-	default:
-		s.serveH1(c, tc)
+		return
 	}
+	s.engine(c, tc, state.NegotiatedProtocol)
 }
 
 // The result classes of TLS handshakes.
@@ -111,19 +107,4 @@ func handshakeClass(err error) string {
 		return handshakeNoCommon
 	}
 	return handshakeOther
-}
-
-// clientConnOf finds our connection under what net/http was given.
-func clientConnOf(c net.Conn) *clientConn {
-	switch c := c.(type) {
-	case *http1Conn:
-		return c.client
-	case *tls.Conn:
-		if cc, ok := c.NetConn().(*clientConn); ok {
-			return cc
-		}
-	case *clientConn:
-		return c
-	}
-	return nil
 }

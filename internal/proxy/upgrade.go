@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -24,25 +25,17 @@ func (m *stdMessage) upgrade(x *exchange, out *http.Request, res *http.Response)
 		return
 	}
 	defer backend.Close()
-	if x.conn.violated.Load() { // what the client sent ahead of the 101 was no HTTP
-		m.w.Header()["Connection"] = []string{"close"}
-		x.problem(http.StatusBadRequest, "malformed", "The request is not valid HTTP/1.1 (RFC 9112).")
-		return
-	}
 	client, buffered, err := http.NewResponseController(&m.w).Hijack()
-	if err != nil {
+	switch {
+	case errors.Is(err, errTooEarly):
+		x.problem(http.StatusBadRequest, "malformed", beforeUpgrade)
+		return
+	case err != nil:
 		x.err = err
 		x.problem(http.StatusBadGateway, "bad_upgrade", "This connection does not take an upgrade.")
 		return
 	}
 	defer client.Close()
-	if h, ok := client.(*http1Conn); ok {
-		h.follow.Opaque()
-		if x.conn.violated.Load() { // it came only now: nothing reads the connection any more
-			x.err, x.verdict = h.bad, "malformed"
-			return
-		}
-	}
 	removeHopByHop(res.Header)
 	m.ownFields(x, res.Header)
 	res.Header["Connection"] = []string{"Upgrade"}
@@ -54,6 +47,12 @@ func (m *stdMessage) upgrade(x *exchange, out *http.Request, res *http.Response)
 	}
 	m.w.bytes = x.s.tunnel(client, io.MultiReader(take(buffered.Reader), client), backend)
 }
+
+// beforeUpgrade tells a client that was too early.
+const beforeUpgrade = "The new protocol began before it was agreed on."
+
+// errTooEarly: what comes before the 101 is HTTP still, and this is none.
+var errTooEarly = errors.New("proxy: bytes of the new protocol before it was agreed on")
 
 func writeSwitch(w *bufio.Writer, res *http.Response) error {
 	if _, err := fmt.Fprintf(w, "HTTP/1.1 %d %s\r\n", res.StatusCode, http.StatusText(res.StatusCode)); err != nil {
