@@ -140,7 +140,17 @@ func (s *Server) carry(c *clientConn, trusted bool) {
 		s.serveH1(c, c)
 		return
 	}
-	s.handshake(c)
+	tc := s.handshake(c)
+	if tc == nil {
+		return
+	}
+	// The handshake has grown this goroutine's stack beyond what serving
+	// needs: a fresh one is smaller for all the time the connection rests.
+	s.accepting.Add(1)
+	go func() { // ends with the connection; Shutdown waits for it
+		defer s.accepting.Done()
+		s.serveTLS(c, tc)
+	}()
 }
 
 // serveH1 gives a connection to the HTTP/1.1 engine.

@@ -17,8 +17,8 @@ import (
 // handshake is the answer, no byte follows.
 const protocolChallenge = "acme-tls/1"
 
-// handshake runs the TLS handshake and hands the connection to HTTP.
-func (s *Server) handshake(c *clientConn) {
+// handshake runs the TLS handshake. It returns nil when the connection is over.
+func (s *Server) handshake(c *clientConn) *tls.Conn {
 	ctx := context.Background() // the connection's own: nobody above waits for it
 	if d := s.snap.Load().Limits.Handshake; d > 0 {
 		var cancel context.CancelFunc
@@ -29,16 +29,20 @@ func (s *Server) handshake(c *clientConn) {
 	tc := tls.Server(c, s.cfg.TLS)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		s.handshakeFailed(c, err)
-		return
+		return nil
 	}
-	state := tc.ConnectionState()
 	s.metrics.handshake(handshakeOK, time.Since(start))
-	if state.DidResume {
+	if tc.ConnectionState().DidResume {
 		s.metrics.resumed.Inc()
 	}
 	c.secured.Store(true)
 	_ = tc.SetDeadline(time.Time{})
-	switch state.NegotiatedProtocol {
+	return tc
+}
+
+// serveTLS speaks what the handshake agreed on.
+func (s *Server) serveTLS(c *clientConn, tc *tls.Conn) {
+	switch tc.ConnectionState().NegotiatedProtocol {
 	case "h2":
 		if s.cfg.Reference {
 			s.ready.put(tc)
