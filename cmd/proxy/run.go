@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	stdlog "log"
 	"os"
 	"os/signal"
 	"syscall"
@@ -78,6 +79,8 @@ func serve(ctx context.Context, load func() (*config.Config, error), log io.Writ
 	if err != nil {
 		return &exitError{exitRefused, err}
 	}
+	stdlog.SetFlags(0)
+	stdlog.SetOutput(a.LibraryLog()) // quic-go tells of small UDP buffers there
 	stop := reloadOnSignal(ctx, a)
 	defer stop()
 	if err := a.Run(ctx); err != nil {

@@ -61,6 +61,7 @@ type App struct {
 	cfg      *config.Config
 	built    *built
 	doors    map[doorKey]*door
+	leaving  map[doorKey]*proxy.QUICListener // closed, perhaps with requests in flight
 	admin    *adminDoor
 	reloaded reloadResult
 }
@@ -77,7 +78,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	if opt.Log == nil {
 		opt.Log = os.Stderr
 	}
-	a := &App{opt: opt, cfg: cfg, started: time.Now(), doors: make(map[doorKey]*door)}
+	a := &App{opt: opt, cfg: cfg, started: time.Now(), doors: make(map[doorKey]*door), leaving: make(map[doorKey]*proxy.QUICListener)}
 	if a.logs, err = newLogs(cfg.Log, opt.Log); err != nil {
 		return nil, err
 	}
@@ -123,6 +124,10 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	a.group = service.New(a.log)
 	return a, nil
 }
+
+// LibraryLog is where package log should print for this App: some libraries
+// know no other log. Lines go to the log at debug.
+func (a *App) LibraryLog() io.Writer { return a.logs.libraries() }
 
 // Close releases what New opened, when Run will not be called.
 func (a *App) Close() {
@@ -172,7 +177,11 @@ func (a *App) Run(ctx context.Context) error {
 // announce tells the service manager that we serve, and that we stop.
 func (a *App) announce(ctx context.Context) error {
 	a.notify("READY=1")
-	a.log.Info("serving", "http", a.Addrs("http"), "https", a.Addrs("https"), "admin", a.AdminAddr(), "sites", len(a.cfg.Sites), "started_in_ms", time.Since(a.started).Milliseconds())
+	facts := []any{"http", a.Addrs("http"), "https", a.Addrs("https"), "admin", a.AdminAddr(), "sites", len(a.cfg.Sites), "started_in_ms", time.Since(a.started).Milliseconds()}
+	if h3 := a.Addrs("h3"); len(h3) > 0 {
+		facts = append(facts, "h3", h3)
+	}
+	a.log.Info("serving", facts...)
 	if interval := watchdogInterval(); interval > 0 {
 		tick := time.NewTicker(interval / 2)
 		defer tick.Stop()

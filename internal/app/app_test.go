@@ -162,7 +162,12 @@ func body(t *testing.T, res *http.Response, err error) string {
 
 func backend(t *testing.T, says string) string {
 	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, says) }))
+	return backendFunc(t, func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, says) })
+}
+
+func backendFunc(t *testing.T, h http.HandlerFunc) string {
+	t.Helper()
+	s := httptest.NewServer(h)
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
 }

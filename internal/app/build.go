@@ -48,6 +48,7 @@ func build(cfg *config.Config, before *built, p parts) (*built, error) {
 	snap := &proxy.Snapshot{
 		Trusted:   cfg.TrustedProxies,
 		HTTPSPort: p.httpsPort,
+		HTTP3:     cfg.HTTP3,
 		Access:    p.access,
 		LogQuery:  cfg.Log.Query,
 		Limits: proxy.Limits{
@@ -56,6 +57,7 @@ func build(cfg *config.Config, before *built, p parts) (*built, error) {
 			HeaderIn:  cfg.Limits.HeaderTimeout,
 			Idle:      cfg.Limits.IdleTimeout,
 			Stall:     cfg.Limits.StallTimeout,
+			Grace:     cfg.Grace,
 		},
 		Rate: b.rate(p.guard, "all", "address", cfg.Guard.RateLimit, before),
 	}

@@ -31,6 +31,7 @@ func newChecker(cfg *config.Config, log *slog.Logger) *dnscheck.Checker {
 func (a *App) tlsConfig(cfg *config.Config) tlsmgr.Config {
 	out := tlsConfig(cfg)
 	out.Check = newChecker(cfg, a.log).Check
+	out.OnNotice = a.noticed
 	return out
 }
 
@@ -52,7 +53,7 @@ func dnsConfig(cfg *config.Config, log *slog.Logger) dnscheck.Config {
 // works without a running postern. ok is whether the verdict is green.
 func CheckName(ctx context.Context, cfg *config.Config, name string, w io.Writer) (ok bool, err error) {
 	q := dnscheck.Question{Name: name}
-	if challenges := cfg.TLS.ACME.Challenges; len(challenges) > 0 {
+	if challenges := cfg.TLS.ACME[0].Challenges; len(challenges) > 0 {
 		q.Challenge = challenges[0]
 	}
 	if strings.HasPrefix(name, "*.") {
@@ -60,8 +61,12 @@ func CheckName(ctx context.Context, cfg *config.Config, name string, w io.Writer
 	}
 	note := ""
 	if cfg.TLS.Issuer != "local" {
-		if q.CAs, err = caaIdentities(ctx, cfg.TLS.ACME.Directory, cfg.TLS.ACME.Root); err != nil {
-			note = fmt.Sprintf("note: %v; what CAA allows is not compared with it\n", err)
+		for _, ca := range cfg.TLS.ACME {
+			ids, err := caaIdentities(ctx, ca.Directory, ca.Root)
+			if err != nil {
+				note += fmt.Sprintf("note: %v; what CAA allows is not compared with it\n", err)
+			}
+			q.CAs = append(q.CAs, ids...)
 		}
 	}
 	dns := dnsConfig(cfg, nil)

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"net"
 	"sort"
+	"strconv"
 	"syscall"
 	"time"
 
@@ -20,10 +21,14 @@ type doorKey struct {
 	addr string
 }
 
-// door is one open listener.
+// door is one open listener: a net.Listener, or a *proxy.QUICListener for
+// proxy.KindH3.
 type door struct {
 	key      doorKey
-	listener net.Listener
+	listener interface {
+		Addr() net.Addr
+		Close() error
+	}
 }
 
 // doorChange is what a reload will do to the listeners.
@@ -52,6 +57,11 @@ func wantedDoors(cfg *config.Config) []doorKey {
 	for _, a := range cfg.Listen.HTTPS {
 		keys = append(keys, doorKey{proxy.KindHTTPS, a})
 	}
+	if cfg.HTTP3 {
+		for _, a := range cfg.Listen.HTTPS { // after all of TCP: see prepareDoor
+			keys = append(keys, doorKey{proxy.KindH3, a})
+		}
+	}
 	return keys
 }
 
@@ -77,12 +87,12 @@ func (a *App) prepareDoors(cfg *config.Config) (*doorChange, error) {
 			c.kept[key] = d
 			continue
 		}
-		l, err := listen(key)
+		d, err := a.prepareDoor(key, c)
 		if err != nil {
 			c.discard()
 			return nil, err
 		}
-		c.opened = append(c.opened, &door{key: key, listener: l})
+		c.opened = append(c.opened, d)
 	}
 	for key, d := range a.doors {
 		if c.kept[key] == nil {
@@ -96,6 +106,45 @@ func (a *App) prepareDoors(cfg *config.Config) (*doorChange, error) {
 	return c, nil
 }
 
+// prepareDoor opens one listener.
+func (a *App) prepareDoor(key doorKey, c *doorChange) (*door, error) {
+	if key.kind != proxy.KindH3 {
+		l, err := listen(key)
+		if err != nil {
+			return nil, err
+		}
+		return &door{key: key, listener: l}, nil
+	}
+	if old := a.leaving[key]; old != nil {
+		old.Cut() // its last requests still have the address
+		delete(a.leaving, key)
+	}
+	pc, err := listenUDP(key, c.portOf(key.addr))
+	if err != nil {
+		return nil, err
+	}
+	return &door{key: key, listener: proxy.NewQUICListener(pc)}, nil
+}
+
+// portOf is the port of the https listener with the given address, 0 for none.
+func (c *doorChange) portOf(addr string) int {
+	key := doorKey{proxy.KindHTTPS, addr}
+	d := c.kept[key]
+	for _, o := range c.opened {
+		if o.key == key {
+			d = o
+		}
+	}
+	if d == nil {
+		return 0
+	}
+	tcp, ok := d.listener.Addr().(*net.TCPAddr)
+	if !ok {
+		return 0
+	}
+	return tcp.Port
+}
+
 // commitDoors starts and closes what prepareDoors found.
 func (a *App) commitDoors(c *doorChange) {
 	for _, d := range c.opened {
@@ -106,6 +155,9 @@ func (a *App) commitDoors(c *doorChange) {
 	for _, d := range c.closed {
 		a.log.Info("listener closed", "listener", d.key.kind.String(), "addr", d.listener.Addr().String())
 		_ = d.listener.Close()
+		if q, ok := d.listener.(*proxy.QUICListener); ok {
+			a.leaving[d.key] = q
+		}
 	}
 	if c.noAdmin || c.admin != nil {
 		if a.admin != nil && a.admin.stop != nil {
@@ -119,9 +171,12 @@ func (a *App) commitDoors(c *doorChange) {
 func (a *App) startDoor(d *door) {
 	name := d.key.kind.String() + " " + d.key.addr
 	a.group.Go(name, func(ctx context.Context) error {
+		if q, ok := d.listener.(*proxy.QUICListener); ok {
+			return a.proxy.ServeQUIC(ctx, q)
+		}
 		stop := context.AfterFunc(ctx, func() { _ = d.listener.Close() })
 		defer stop()
-		return a.proxy.Serve(d.listener, d.key.kind)
+		return a.proxy.Serve(d.listener.(net.Listener), d.key.kind)
 	})
 }
 
@@ -135,20 +190,40 @@ func listen(key doorKey) (net.Listener, error) {
 	if err == nil {
 		return l, nil
 	}
-	what := fmt.Sprintf("listen.%s %s", key.kind, key.addr)
-	switch {
-	case errors.Is(err, syscall.EADDRINUSE):
-		return nil, fmt.Errorf("%s: another program has this port; `ss -ltnp` tells which one, stop it or choose another port: %w", what, err)
-	case errors.Is(err, fs.ErrPermission):
-		return nil, fmt.Errorf("%s: ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE; or `sysctl net.ipv4.ip_unprivileged_port_start=80`): %w", what, err)
-	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return nil, fmt.Errorf("%s: this machine does not have that address: %w", what, err)
-	}
-	return nil, fmt.Errorf("%s: %w", what, err)
+	return nil, listenError(fmt.Sprintf("listen.%s %s", key.kind, key.addr), "ss -ltnp", err)
 }
 
-// Addrs returns the addresses of the open listeners of a kind, "http" or
-// "https", sorted. Port 0 of the configuration is the real one here.
+// listenUDP opens the socket for HTTP/3 beside an https listener, at the port
+// that one really has: clients are told of one port.
+func listenUDP(key doorKey, port int) (net.PacketConn, error) {
+	addr := key.addr
+	if host, _, err := net.SplitHostPort(addr); err == nil && port != 0 {
+		addr = net.JoinHostPort(host, strconv.Itoa(port))
+	}
+	var lc net.ListenConfig
+	pc, err := lc.ListenPacket(context.Background(), "udp", addr) // listening does not wait for anything
+	if err == nil {
+		return pc, nil
+	}
+	return nil, listenError(fmt.Sprintf("listen.https %s on UDP, for http3", key.addr), "ss -lunp", err)
+}
+
+// listenError adds the way out to what the system said; show is the command
+// that tells who has the port.
+func listenError(what, show string, err error) error {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("%s: another program has this port; `%s` tells which one, stop it or choose another port: %w", what, show, err)
+	case errors.Is(err, fs.ErrPermission):
+		return fmt.Errorf("%s: ports below 1024 need CAP_NET_BIND_SERVICE (systemd: AmbientCapabilities=CAP_NET_BIND_SERVICE; or `sysctl net.ipv4.ip_unprivileged_port_start=80`): %w", what, err)
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return fmt.Errorf("%s: this machine does not have that address: %w", what, err)
+	}
+	return fmt.Errorf("%s: %w", what, err)
+}
+
+// Addrs returns the addresses of the open listeners of a kind, "http", "https"
+// or "h3", sorted. Port 0 of the configuration is the real one here.
 func (a *App) Addrs(kind string) []string {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -66,19 +66,15 @@ func tlsConfig(cfg *config.Config) tlsmgr.Config {
 		Email:       t.Email,
 		DefaultHost: t.DefaultHost,
 		MinVersion:  tls.VersionTLS12,
-		ACME: []tlsmgr.ACME{{
-			Directory: t.ACME.Directory, RootFile: t.ACME.Root, Profile: t.ACME.Profile,
-			Challenges: t.ACME.Challenges,
-		}},
+		ACME:        authorities(t.ACME),
+		Challenge:   t.Challenge,
+		CheckEvery:  t.Retry.Check, AttemptsPerHour: t.Retry.AttemptsPerHour,
 	}
 	if t.MinVersion == "1.3" {
 		out.MinVersion = tls.VersionTLS13
 	}
 	if out.Email == "" {
 		out.Email = cfg.Email
-	}
-	if e := t.ACME.EAB; e != nil {
-		out.ACME[0].EAB = &tlsmgr.EAB{KeyID: e.KID, MACKey: e.HMAC.Reveal()}
 	}
 	var onDemand []string
 	if o := t.OnDemand; o != nil {
@@ -87,6 +83,13 @@ func tlsConfig(cfg *config.Config) tlsmgr.Config {
 	}
 	if len(cfg.Listen.HTTPS) == 0 {
 		return out
+	}
+	for _, ip := range t.IP {
+		if ip == config.PublicIP {
+			out.PublicAddrs = publicAddresses
+		} else if a, err := netip.ParseAddr(ip); err == nil { // checked by config
+			out.IPs = append(out.IPs, a)
+		}
 	}
 	for i := range cfg.Sites {
 		s := &cfg.Sites[i]
@@ -101,4 +104,37 @@ func tlsConfig(cfg *config.Config) tlsmgr.Config {
 		}
 	}
 	return out
+}
+
+func authorities(list config.ACMEs) []tlsmgr.ACME {
+	var out []tlsmgr.ACME
+	for _, a := range list {
+		ca := tlsmgr.ACME{Directory: a.Directory, RootFile: a.Root, Profile: a.Profile, Challenges: a.Challenges}
+		if e := a.EAB; e != nil {
+			ca.EAB = &tlsmgr.EAB{KeyID: e.KID, MACKey: e.HMAC.Reveal()}
+		}
+		out = append(out, ca)
+	}
+	return out
+}
+
+// publicAddresses are those of this machine's interfaces that the open
+// Internet can reach. Behind a router with NAT there are none.
+func publicAddresses() []netip.Addr {
+	return slices.DeleteFunc(ownAddresses(), func(a netip.Addr) bool {
+		return !a.IsGlobalUnicast() || a.IsPrivate() || carrierNAT.Contains(a)
+	})
+}
+
+// carrierNAT is RFC 6598.
+var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
+
+// noticed tells the log about an outage. It is called by the certificates'
+// driver.
+func (a *App) noticed(n tlsmgr.Notice) {
+	if n.Ended.IsZero() {
+		a.log.Warn("certificate in trouble", "name", n.Name, "kind", n.Kind, "sentence", n.Sentence, "since", n.Since)
+		return
+	}
+	a.log.Info("certificate is well again", "name", n.Name, "kind", n.Kind, "sentence", n.Sentence, "since", n.Since, "ended", n.Ended)
 }

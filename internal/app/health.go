@@ -31,7 +31,7 @@ func (a *App) Health() admin.Node {
 	b, reloaded := a.built, a.reloaded
 	a.mu.Unlock()
 	root := admin.Node{Name: "postern", Detail: a.opt.Version, Since: a.started}
-	root.Children = append(root.Children, a.listenersNode(), configNode(reloaded), certificatesNode(a.certs.Status()), backendsNode(b), a.tasksNode())
+	root.Children = append(root.Children, a.listenersNode(), configNode(reloaded), certificatesNode(a.certs.Status()), authoritiesNode(a.certs.Authorities()), backendsNode(b), a.tasksNode())
 	return root
 }
 
@@ -71,6 +71,26 @@ func certificatesNode(certs []tlsmgr.CertStatus) admin.Node {
 	return n
 }
 
+// authoritiesNode is a warning when one does not work: what is held is served
+// all the same, and another one may take its place.
+func authoritiesNode(list []tlsmgr.AuthorityStatus) admin.Node {
+	n := admin.Node{Name: "authorities"}
+	if len(list) == 0 {
+		n.State, n.Detail = admin.OK, "none needed"
+	}
+	for _, a := range list {
+		child := admin.Node{Name: a.Name, State: admin.OK}
+		if a.State != tlsmgr.StateOK {
+			child.State, child.Since, child.Detail = admin.Warn, a.Since, a.State+": "+a.LastError
+			if !a.NextTry.IsZero() {
+				child.Detail += "; asked again " + a.NextTry.Format("2006-01-02 15:04:05")
+			}
+		}
+		n.Children = append(n.Children, child)
+	}
+	return n
+}
+
 func certNode(c tlsmgr.CertStatus) admin.Node {
 	n := admin.Node{Name: c.Name, State: admin.Fail}
 	switch {
@@ -78,14 +98,25 @@ func certNode(c tlsmgr.CertStatus) admin.Node {
 		n.State = admin.OK
 	case c.State == tlsmgr.StateExpiring:
 		n.State = admin.Warn
-	case c.State == tlsmgr.StateMissing && c.LastError == "":
+	case c.State == tlsmgr.StateMissing && c.LastError == "" && c.Sentence == "":
 		n.State, n.Detail = admin.Warn, "no certificate yet, the first attempt is under way"
 	}
 	if !c.NotAfter.IsZero() {
 		n.Detail = fmt.Sprintf("until %s, %s", c.NotAfter.Format("2006-01-02 15:04"), c.Issuer)
 	}
-	if c.LastError != "" && n.State != admin.OK {
-		n.Detail = c.LastError
+	if c.Sentence != "" && n.State == admin.OK {
+		n.State = admin.Warn // what is held is good, but a new one would not come
+	}
+	if n.State != admin.OK && (c.Sentence != "" || c.LastError != "") {
+		n.Since = c.Since
+		switch {
+		case c.Sentence == "":
+			n.Detail = c.LastError
+		case c.LastError != "" && c.Verdict != "red":
+			n.Detail = c.Sentence + " (" + c.LastError + ")"
+		default:
+			n.Detail = c.Sentence
+		}
 		if !c.NextAttempt.IsZero() {
 			n.Detail += "; next attempt " + c.NextAttempt.Format("2006-01-02 15:04:05")
 		}

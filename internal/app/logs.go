@@ -120,6 +120,12 @@ func (l *logs) logger() *slog.Logger {
 	return slog.New(following{pick: func() slog.Handler { return l.current.Load().main }})
 }
 
+// libraries is where a library that prints by package log should print: the
+// main log, at debug.
+func (l *logs) libraries() io.Writer {
+	return slog.NewLogLogger(l.logger().Handler(), slog.LevelDebug).Writer()
+}
+
 // access is the access log, nil when cfg turns it off; it follows reloads.
 func (l *logs) access(cfg config.Log) *slog.Logger {
 	if !cfg.Access {

@@ -66,6 +66,10 @@ var knows = []struct {
 		"internal/tlsmgr/engine.go",
 		"internal/tlsmgr/zaplog.go",
 	}, "the log is slog; certmagic's zap goes through one bridge"},
+	{"github.com/quic-go/quic-go", []string{
+		"internal/proxy/h3.go",
+		"internal/proxy/h3conn.go",
+	}, "HTTP/3 is one engine beside others; what is decided about a request does not know it"},
 }
 
 // notShipped may not be among the dependencies of the shipped binary.
@@ -99,6 +103,8 @@ var goStatements = map[string]string{
 	"internal/app/samplebackend.go:startSampleBackend": "waited for by close; the demo's backend is no service of the process",
 	"internal/h2/workers.go:workers.run":               "goroutines that wait for requests; Serve waits for their work, Server.Close for them",
 	"internal/proxy/h1forward.go:h1.watch":             "waited for by the function it returns",
+	"internal/proxy/h3.go:quicEngine.accept":           "one for each connection; counted, and Shutdown waits for them",
+	"internal/proxy/h3.go:quicEngine.leave":            "ends when every connection has; waited for by drain and by Cut",
 	"internal/proxy/listen.go:Server.accept":           "one for each connection; counted, and Shutdown waits for them",
 	"internal/upstream/upload.go:link.startUpload":     "waited for: by the exchange, or by Close",
 }
@@ -117,7 +123,9 @@ var exits = map[string]string{
 
 // sleeps may call time.Sleep in a test: helpers that only bubbles of
 // testing/synctest call.
-var sleeps = map[string]string{}
+var sleeps = map[string]string{
+	"internal/tlsmgr/story_test.go:stage.stop": "only the stories call it, inside their bubbles",
+}
 
 // constantCalls are the functions whose result may be kept in a package
 // variable: nothing can change it afterwards.

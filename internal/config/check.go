@@ -175,6 +175,11 @@ func parsePort(s string, least int) (int, error) {
 func (c *checker) listen() {
 	c.listenAt("listen.http", c.cfg.Listen.HTTP)
 	c.listenAt("listen.https", c.cfg.Listen.HTTPS)
+	c.at("http3", func() {
+		if c.cfg.HTTP3 && len(c.cfg.Listen.HTTPS) == 0 {
+			c.errorf("http3", "HTTP/3 is served at the addresses of listen.https, and there are none; give listen.https one or remove http3")
+		}
+	})
 	c.at("listen", func() {
 		if len(c.cfg.Listen.HTTP)+len(c.cfg.Listen.HTTPS) == 0 {
 			c.errorf("listen", `http and https are both off, so nobody could connect; give one an address such as ":443"`)

@@ -99,7 +99,7 @@ func (c *checker) automatic(at, name string) {
 		c.errorf(at, "%s is a wildcard, which http-01 and tls-alpn-01 cannot prove; list the names, give the site tls: {cert: …, key: …}, or allow single names with tls.on_demand", name)
 	case wild && t.OnDemand != nil && t.OnDemand.Ask == "" && !c.isBroken("tls.on_demand") && !allowsBelow(t.OnDemand.Allow, name):
 		c.warnf(at, "tls.on_demand allows no name that %s covers, so none of them gets a certificate", name)
-	case t.ACME.Directory == LetsEncrypt && notPublic(name) != "":
+	case t.ACME.only(LetsEncrypt) && notPublic(name) != "":
 		c.errorf(at, "%s %s, so no public authority certifies it; write tls: {issuer: local}, or give the site tls: {cert: …, key: …}", name, notPublic(name))
 	}
 }

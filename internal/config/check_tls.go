@@ -2,8 +2,10 @@ package config
 
 import (
 	"encoding/base64"
+	"net/netip"
 	"slices"
 	"strings"
+	"time"
 )
 
 func (c *checker) tls() {
@@ -34,53 +36,136 @@ func (c *checker) needsACME() bool {
 	if c.cfg.TLS.Issuer != issuerACME || len(c.cfg.Listen.HTTPS) == 0 {
 		return false
 	}
-	return c.cfg.TLS.OnDemand != nil || slices.ContainsFunc(c.cfg.Sites, func(s Site) bool { return s.TLS == nil })
+	return c.cfg.TLS.OnDemand != nil || len(c.cfg.TLS.IP) > 0 || slices.ContainsFunc(c.cfg.Sites, func(s Site) bool { return s.TLS == nil })
+}
+
+// only reports whether every authority has this directory.
+func (l ACMEs) only(directory string) bool {
+	return !slices.ContainsFunc(l, func(a ACME) bool { return a.Directory != directory })
+}
+
+// acmePath is the key of the ith authority, as it was written.
+func (c *checker) acmePath(i int) string {
+	if c.written(index("tls.acme", 0)) {
+		return index("tls.acme", i)
+	}
+	return "tls.acme"
 }
 
 func (c *checker) acme() {
-	a := &c.cfg.TLS.ACME
-	c.at("tls.acme.directory", func() {
+	t := &c.cfg.TLS
+	c.choice("tls.challenge", &t.Challenge, challengeAuto, challengeHTTP, challengeALPN)
+	c.retry()
+	c.addresses()
+	if len(t.ACME) == 0 && !c.isBroken("tls.acme") {
+		c.errorf("tls.acme", "is an empty list; name an authority, or leave the key out for Let's Encrypt")
+	}
+	usable := false
+	for i := range t.ACME {
+		at := c.acmePath(i)
+		for j := range i {
+			if t.ACME[j].Directory == t.ACME[i].Directory && !c.isBroken(at) {
+				c.errorf(at, "%s is listed twice; keep one", t.ACME[i].Directory)
+				break
+			}
+		}
+		if c.authority(at, &t.ACME[i]) {
+			usable = true
+		}
+	}
+	if !usable && len(t.ACME) > 0 && c.needsACME() && !c.isBroken("tls.acme") && !c.isBroken("listen") {
+		at := c.acmePath(0) + ".challenges"
+		if t.Challenge != challengeAuto {
+			at = "tls.challenge"
+		}
+		c.errorf(at, "none of them can be answered with the listeners that are on; http-01 needs listen.http, tls-alpn-01 needs listen.https")
+	}
+}
+
+// retry bounds what Retry may ask for.
+func (c *checker) retry() {
+	r := &c.cfg.TLS.Retry
+	c.atLeastTime("tls.retry.check", r.Check, time.Second)
+	c.at("tls.retry.attempts_per_hour", func() {
+		if r.AttemptsPerHour < 1 || r.AttemptsPerHour > 5 {
+			c.errorf("tls.retry.attempts_per_hour", "%d is out of range, want 1 to 5: Let's Encrypt refuses a name after 5 failures in an hour", r.AttemptsPerHour)
+		}
+	})
+}
+
+// addresses checks tls.ip.
+func (c *checker) addresses() {
+	t := &c.cfg.TLS
+	for i, raw := range t.IP {
+		item := c.item("tls.ip", i)
+		c.at(item, func() {
+			if raw == PublicIP {
+				return
+			}
+			a, err := netip.ParseAddr(raw)
+			switch {
+			case err != nil || a.Zone() != "":
+				c.errorf(item, "%q is not an IP address, want true, or addresses such as 203.0.113.7", raw)
+			case t.Issuer == issuerACME && t.ACME.only(LetsEncrypt) && !publicAddr(a.Unmap()):
+				c.errorf(item, "%s is not a public address, so no public authority certifies it", raw)
+			default:
+				t.IP[i] = a.Unmap().String()
+			}
+		})
+	}
+}
+
+// publicAddr reports whether an address is one of the open Internet.
+func publicAddr(a netip.Addr) bool {
+	return a.IsGlobalUnicast() && !a.IsPrivate() && !netip.MustParsePrefix("100.64.0.0/10").Contains(a)
+}
+
+// authority checks one authority, and reports whether a challenge of it can be
+// answered.
+func (c *checker) authority(at string, a *ACME) bool {
+	c.at(at+".directory", func() {
 		u, err := checkURL(a.Directory)
 		switch {
 		case err != nil:
-			c.errorf("tls.acme.directory", "%v", err)
+			c.errorf(at+".directory", "%v", err)
 		case u.Scheme != "https" && !isLoopbackHost(u.Hostname()):
-			c.errorf("tls.acme.directory", "%q is not https (RFC 8555 section 6.1), want https://; plain http is for a loopback address only", a.Directory)
+			c.errorf(at+".directory", "%q is not https (RFC 8555 section 6.1), want https://; plain http is for a loopback address only", a.Directory)
+		case strings.HasPrefix(u.Hostname(), "acme-staging"):
+			c.warnf(at+".directory", "this is Let's Encrypt's staging authority, whose certificates no client trusts")
 		}
 	})
-	if c.written("tls.acme.root") {
-		c.file("tls.acme.root", a.Root)
+	if c.written(at + ".root") {
+		c.file(at+".root", a.Root)
 	}
-	if c.written("tls.acme.profile") {
-		c.at("tls.acme.profile", func() {
+	if c.written(at + ".profile") {
+		c.at(at+".profile", func() {
 			if a.Profile == "" || strings.ContainsFunc(a.Profile, func(r rune) bool { return r <= ' ' || r > '~' }) {
-				c.errorf("tls.acme.profile", "%q is not the name of a profile, want one such as classic or shortlived", a.Profile)
+				c.errorf(at+".profile", "%q is not the name of a profile, want one such as classic or shortlived", a.Profile)
 			}
 		})
 	}
-	c.eab()
-	c.challenges()
+	c.eab(at+".eab", a.EAB)
+	return c.challenges(at+".challenges", a)
 }
 
-func (c *checker) eab() {
-	e := c.cfg.TLS.ACME.EAB
+func (c *checker) eab(group string, e *EAB) {
 	if e == nil {
 		return
 	}
-	if !c.unknown["tls.acme.eab"] {
-		c.at("tls.acme.eab.kid", func() {
+	if !c.unknown[group] {
+		c.at(group+".kid", func() {
 			if e.KID == "" {
-				c.errorf("tls.acme.eab.kid", "is missing, want the key identifier that came with the key")
+				c.errorf(group+".kid", "is missing, want the key identifier that came with the key")
 			}
 		})
 	}
-	at := "tls.acme.eab.hmac"
+	at := group + ".hmac"
 	if c.written(at + "_file") {
 		at += "_file"
 	}
 	c.at(at, func() {
 		key := strings.TrimRight(e.HMAC.Reveal(), "=")
-		if key == "" && !c.unknown["tls.acme.eab"] {
+		if key == "" && !c.unknown[group] {
 			c.errorf(at, "is missing, want the base64url key that the authority gave, or hmac_file")
 			return
 		}
@@ -90,16 +175,16 @@ func (c *checker) eab() {
 	})
 }
 
-// challenges drops those whose listener is off, as long as one is left.
-func (c *checker) challenges() {
-	const at = "tls.acme.challenges"
+// challenges drops those whose listener is off, as long as one is left, and
+// reports whether one is.
+func (c *checker) challenges(at string, a *ACME) bool {
 	all := []string{challengeHTTP, challengeALPN}
 	if c.isBroken(at) || c.isBroken("listen") {
-		return
+		return true
 	}
 	var usable []string
 	ok := true
-	for i, ch := range c.cfg.TLS.ACME.Challenges {
+	for i, ch := range a.Challenges {
 		item := c.item(at, i)
 		switch {
 		case ch == "dns-01":
@@ -116,11 +201,12 @@ func (c *checker) challenges() {
 			c.warnf(item, "%s needs listen.%s, which is off, so it is left out", ch, map[string]string{challengeHTTP: "http", challengeALPN: "https"}[ch])
 		}
 	}
-	if ok && len(usable) == 0 && c.needsACME() {
-		c.errorf(at, "none of them can be answered with the listeners that are on; http-01 needs listen.http, tls-alpn-01 needs listen.https")
-		return
+	if !ok || len(usable) == 0 {
+		return !ok
 	}
-	c.cfg.TLS.ACME.Challenges = usable
+	a.Challenges = usable
+	only := c.cfg.TLS.Challenge
+	return !slices.Contains(all, only) || slices.Contains(usable, only) // auto, or refused already
 }
 
 func (c *checker) onDemand() {
@@ -209,7 +295,7 @@ func (c *checker) acmeWarnings() {
 		return
 	}
 	domain := strings.ToLower(email[strings.LastIndex(email, "@")+1:])
-	if c.cfg.TLS.ACME.Directory == LetsEncrypt && slices.Contains([]string{"example.com", "example.net", "example.org"}, domain) {
+	if slices.ContainsFunc(c.cfg.TLS.ACME, func(a ACME) bool { return a.Directory == LetsEncrypt }) && slices.Contains([]string{"example.com", "example.net", "example.org"}, domain) {
 		c.warnf(at, "Let's Encrypt refuses addresses at %s; write your own", domain)
 	}
 }

@@ -28,6 +28,12 @@ type Config struct {
 	// root, else $XDG_DATA_HOME/postern (~/.local/share/postern).
 	Data string `yaml:"data"`
 
+	// Whether HTTP/3 is served as well: every address of listen.https is then
+	// opened on UDP too, with the same certificates, and answers over HTTP/1.1
+	// and HTTP/2 tell clients so (Alt-Svc). The router must forward 443/udp
+	// too; where it does not, clients stay with HTTP/2. Default false.
+	HTTP3 bool `yaml:"http3"`
+
 	// What is written to the log and where.
 	Log Log `yaml:"log"`
 
@@ -164,8 +170,25 @@ type TLS struct {
 	// top-level email.
 	Email string `yaml:"email"`
 
-	// The ACME certificate authority.
-	ACME ACME `yaml:"acme"`
+	// The ACME certificate authorities: one, or a list of them, the preferred
+	// one first. One that is down, limits us or will not certify a name is
+	// passed over for the next. Default: Let's Encrypt's production directory
+	// alone.
+	ACME ACMEs `yaml:"acme"`
+
+	// How a name is proven: auto, http-01 or tls-alpn-01. auto takes what the
+	// listeners allow, one for each attempt, and the other one after a
+	// failure. Default auto.
+	Challenge string `yaml:"challenge"`
+
+	// When attempts at an authority are made.
+	Retry Retry `yaml:"retry"`
+
+	// A short-lived certificate for this house's public addresses, which
+	// needs no DNS: true for those found by themselves, or a list of
+	// addresses (the word public in it means true). It is shown to clients
+	// that connect by address. Default: none.
+	IP IPs `yaml:"ip"`
 
 	// Certificates for names that no site lists, obtained at their first
 	// handshake. Absent (the default): only the hosts of sites get one.
@@ -179,6 +202,28 @@ type TLS struct {
 	// default): such a client is refused before the handshake costs
 	// anything.
 	DefaultHost string `yaml:"default_host"`
+}
+
+// ACMEs is one authority or a list of them.
+type ACMEs []ACME
+
+// IPs is true, or a list of addresses.
+type IPs []string
+
+// PublicIP is the entry of IPs that stands for the addresses found.
+const PublicIP = "public"
+
+// Retry says when attempts at a certificate authority are made. None is made
+// while the name's DNS would make it fail.
+type Retry struct {
+	// The time between looks at the DNS of a name while something is wrong
+	// with it. Default 30s.
+	Check time.Duration `yaml:"check"`
+
+	// The most attempts in any hour for one name at one authority, from 1 to
+	// 5. Let's Encrypt refuses a name for an hour after 5 failures. Default
+	// 4.
+	AttemptsPerHour int `yaml:"attempts_per_hour"`
 }
 
 // ACME is a certificate authority that speaks RFC 8555.

@@ -257,6 +257,9 @@ func parseBool(s string) (bool, error) {
 func (d *decoder) list(n ast.Node, v reflect.Value, path string) {
 	seq, ok := n.(*ast.SequenceNode)
 	if !ok {
+		if d.shortList(n, v, path) {
+			return
+		}
 		if !isScalar(v.Type().Elem()) {
 			d.fail(path, `is not a list, want each entry to begin with "- "`)
 			return
@@ -288,6 +291,34 @@ func (d *decoder) list(n ast.Node, v reflect.Value, path string) {
 		}
 	}
 	v.Set(out)
+}
+
+// shortList decodes what may be written instead of a list: one authority, or
+// true for the public addresses.
+func (d *decoder) shortList(n ast.Node, v reflect.Value, path string) bool {
+	switch v.Interface().(type) {
+	case ACMEs:
+		if _, group := n.(ast.MapNode); !group {
+			d.fail(path, `is neither a group of keys nor a list of them, want one such as {directory: "https://…"}`)
+			return true
+		}
+		one := newACME()
+		d.value(n, reflect.ValueOf(one).Elem(), path)
+		v.Set(reflect.ValueOf(ACMEs{*one}))
+		return true
+	case IPs:
+		b, ok := n.(*ast.BoolNode)
+		if !ok {
+			return false
+		}
+		ips := IPs{}
+		if b.Value {
+			ips = IPs{PublicIP}
+		}
+		v.Set(reflect.ValueOf(ips))
+		return true
+	}
+	return false
 }
 
 // structure decodes a group of keys.

@@ -17,6 +17,7 @@ const (
 
 	challengeHTTP = "http-01"
 	challengeALPN = "tls-alpn-01"
+	challengeAuto = "auto"
 
 	httpRedirect = "redirect"
 	httpServe    = "serve"
@@ -41,7 +42,9 @@ func Default() *Config {
 		},
 		TLS: TLS{
 			Issuer:     issuerACME,
-			ACME:       ACME{Directory: LetsEncrypt, Challenges: []string{challengeHTTP, challengeALPN}},
+			ACME:       ACMEs{*newACME()},
+			Challenge:  challengeAuto,
+			Retry:      Retry{Check: 30 * time.Second, AttemptsPerHour: 4},
 			MinVersion: "1.2",
 		},
 		Guard: Guard{
@@ -85,6 +88,16 @@ func (f *LogFile) fromScalar(text string) (bool, error) {
 }
 
 func (f *LogFile) shorthandForm() string { return "a path alone" }
+
+func (a *ACME) setDefaults() {
+	a.Directory, a.Challenges = LetsEncrypt, []string{challengeHTTP, challengeALPN}
+}
+
+func newACME() *ACME {
+	a := new(ACME)
+	a.setDefaults()
+	return a
+}
 
 func (h *HSTS) setDefaults() { h.MaxAge = 365 * 24 * time.Hour }
 
@@ -143,7 +156,9 @@ func (c *Config) inherit(env environment, dir string) {
 		c.TLS.Email = c.Email
 	}
 	c.Email = c.TLS.Email
-	c.TLS.ACME.Root = env.resolve(dir, c.TLS.ACME.Root)
+	for i := range c.TLS.ACME {
+		c.TLS.ACME[i].Root = env.resolve(dir, c.TLS.ACME[i].Root)
+	}
 	c.Data = env.resolve(dir, c.Data)
 	if c.Log.File != nil {
 		c.Log.File.Path = env.resolve(dir, c.Log.File.Path)

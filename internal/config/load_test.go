@@ -77,7 +77,7 @@ func TestMeaning(t *testing.T) {
 		{"tls email wins", "email: a@mail.net\ntls: {email: b@mail.net}\n" + oneSite, func(c *Config) any { return c.Email + c.TLS.Email }, "b@mail.netb@mail.net"},
 		{"version unquoted", "tls: {min_version: 1.3}\n" + oneSite, func(c *Config) any { return c.TLS.MinVersion }, "1.3"},
 		{"choice in capitals", "log: {level: WARN}\n" + oneSite, func(c *Config) any { return c.Log.Level }, "warn"},
-		{"challenge without listener is left out", "listen: {http: ''}\n" + oneSite, func(c *Config) any { return c.TLS.ACME.Challenges }, []string{"tls-alpn-01"}},
+		{"challenge without listener is left out", "listen: {http: ''}\n" + oneSite, func(c *Config) any { return c.TLS.ACME[0].Challenges }, []string{"tls-alpn-01"}},
 		{"hsts true", oneSite + "    hsts: true\n", func(c *Config) any { return *c.Sites[0].HSTS }, HSTS{MaxAge: 8760 * time.Hour}},
 		{"hsts false", oneSite + "    hsts: false\n", func(c *Config) any { return c.Sites[0].HSTS == nil }, true},
 		{"hsts in full", oneSite + "    hsts: {max_age: 7d}\n", func(c *Config) any { return c.Sites[0].HSTS.MaxAge }, 168 * time.Hour},
@@ -88,8 +88,16 @@ func TestMeaning(t *testing.T) {
 		{"addresses as hosts", "tls: {issuer: local}\nsites:\n  - {hosts: ['[::1]', 192.168.1.5], upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.Sites[0].Hosts }, []string{"[::1]", "192.168.1.5"}},
 		{"an IPv6 address without brackets", "tls: {issuer: local, default_host: '::1'}\nsites:\n  - {hosts: ['0:0::1'], upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.Sites[0].Hosts[0] + c.TLS.DefaultHost }, "[::1][::1]"},
 		{"address with files", "sites:\n  - {hosts: 192.168.1.5, tls: {cert: a.pem, key: b.pem}, upstream: 127.0.0.1:3000}\n", func(c *Config) any { return *c.Sites[0].TLS }, SiteTLS{"/etc/postern/a.pem", "/etc/postern/b.pem"}},
-		{"private name at a private authority", "tls: {acme: {directory: 'https://ca.lan/dir', root: ca.pem}}\nsites:\n  - {hosts: nas.lan, upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.TLS.ACME.Root }, "/etc/postern/ca.pem"},
-		{"loopback authority over http", "tls: {acme: {directory: 'http://127.0.0.1:14000/dir'}}\n" + oneSite, func(c *Config) any { return c.TLS.ACME.Directory }, "http://127.0.0.1:14000/dir"},
+		{"private name at a private authority", "tls: {acme: {directory: 'https://ca.lan/dir', root: ca.pem}}\nsites:\n  - {hosts: nas.lan, upstream: 127.0.0.1:3000}\n", func(c *Config) any { return c.TLS.ACME[0].Root }, "/etc/postern/ca.pem"},
+		{"several authorities", "tls: {acme: [{profile: classic}, {directory: 'https://ca.lan/dir', root: ca.pem, challenges: http-01}]}\n" + oneSite, func(c *Config) any { return c.TLS.ACME }, ACMEs{
+			{Directory: LetsEncrypt, Profile: "classic", Challenges: []string{"http-01", "tls-alpn-01"}},
+			{Directory: "https://ca.lan/dir", Root: "/etc/postern/ca.pem", Challenges: []string{"http-01"}},
+		}},
+		{"retry", "tls: {retry: {check: 10s}}\n" + oneSite, func(c *Config) any { return c.TLS.Retry }, Retry{10 * time.Second, 4}},
+		{"public address", "tls: {ip: true}\n" + oneSite, func(c *Config) any { return c.TLS.IP }, IPs{"public"}},
+		{"no address", "tls: {ip: false}\n" + oneSite, func(c *Config) any { return len(c.TLS.IP) }, 0},
+		{"addresses", "tls: {ip: [public, '2001:DB8:0::1', ::ffff:203.0.113.7]}\n" + oneSite, func(c *Config) any { return c.TLS.IP }, IPs{"public", "2001:db8::1", "203.0.113.7"}},
+		{"loopback authority over http", "tls: {acme: {directory: 'http://127.0.0.1:14000/dir'}}\n" + oneSite, func(c *Config) any { return c.TLS.ACME[0].Directory }, "http://127.0.0.1:14000/dir"},
 		{"no names checked without https", "listen: {https: ''}\nsites:\n  - {hosts: [192.168.1.5, home, '*.home.lan'], upstream: 127.0.0.1:3000}\n", func(c *Config) any { return len(c.Sites[0].Hosts) }, 3},
 		{"upstreams in braces", "sites:\n  - {hosts: [a.duckdns.org], upstream: [127.0.0.1:3000, b:1, 'd:1', http://c:2, \"[::1]:2\", unix:a.sock, unix:/a.sock]}\n", func(c *Config) any { return c.Sites[0].Upstream }, Upstreams{"127.0.0.1:3000", "b:1", "d:1", "http://c:2", "[::1]:2", "unix:/etc/postern/a.sock", "unix:/a.sock"}},
 		{"prefixes in braces", "guard: {never: [::1, fd00::/8,10.0.0.0/8]}\n" + oneSite, func(c *Config) any { return fmt.Sprint(c.Guard.Never) }, "[::1/128 fd00::/8 10.0.0.0/8]"},
@@ -143,6 +151,7 @@ func TestWarnings(t *testing.T) {
 		{"everybody spared", mail + "guard: {allow: '::/0'}\n" + oneSite, ":2: guard.allow: ::/0 is everybody"},
 		{"log file without access", mail + "log: {access: false, file: a.log}\n" + oneSite, ":2: log.file: log.access is false"},
 		{"challenge off", mail + "listen: {http: ''}\ntls: {acme: {challenges: [http-01, tls-alpn-01]}}\n" + oneSite, ":3: tls.acme.challenges[0]: http-01 needs listen.http"},
+		{"staging", mail + "tls: {acme: {directory: 'https://acme-staging-v02.api.letsencrypt.org/directory'}}\n" + oneSite, ":2: tls.acme.directory: this is Let's Encrypt's staging authority"},
 		{"allowed but not served", mail + "tls: {on_demand: {allow: [x.duckdns.org]}}\n" + oneSite, ":2: tls.on_demand.allow[0]: no site has a host that covers x.duckdns.org"},
 		{"served but not allowed", mail + "tls: {on_demand: {allow: [a.duckdns.org]}}\nsites:\n  - hosts: [a.duckdns.org, '*.b.duckdns.org']\n    upstream: 127.0.0.1:3000\n", ":4: sites[0].hosts[1]: tls.on_demand allows no name"},
 		{"wildcard by ask", mail + "tls: {on_demand: {ask: 'http://127.0.0.1/a'}}\nsites:\n  - hosts: ['*.b.duckdns.org']\n    upstream: 127.0.0.1:3000\n", ""},
@@ -336,8 +345,8 @@ func TestErrors(t *testing.T) {
 func TestDefaultIsFresh(t *testing.T) {
 	a, b := Default(), Default()
 	a.Guard.Never[0] = netip.Prefix{}
-	a.TLS.ACME.Challenges[0] = "x"
-	if slices.Equal(a.Guard.Never, b.Guard.Never) || b.TLS.ACME.Challenges[0] == "x" {
+	a.TLS.ACME[0].Challenges[0] = "x"
+	if slices.Equal(a.Guard.Never, b.Guard.Never) || b.TLS.ACME[0].Challenges[0] == "x" {
 		t.Error("two defaults share memory")
 	}
 }

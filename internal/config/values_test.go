@@ -69,12 +69,12 @@ func TestSecret(t *testing.T) {
 	const text = "hunter2-hunter2-hunter2"
 	cfg := Default()
 	cfg.Admin.Token = NewSecret(text)
-	cfg.TLS.ACME.EAB = &EAB{KID: "k", HMAC: NewSecret(text)}
+	cfg.TLS.ACME[0].EAB = &EAB{KID: "k", HMAC: NewSecret(text)}
 	var out bytes.Buffer
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%t", "%p", "%T %[1]v", "%10.3s"} {
 		fmt.Fprintf(&out, verb+"\n", cfg.Admin.Token)
 		fmt.Fprintf(&out, verb+"\n", *cfg)
-		fmt.Fprintf(&out, verb+"\n", cfg.TLS.ACME.EAB)
+		fmt.Fprintf(&out, verb+"\n", cfg.TLS.ACME[0].EAB)
 		fmt.Fprintf(&out, verb+"\n", &cfg.Admin)
 	}
 	fmt.Fprintln(&out, cfg.Admin.Token, cfg)

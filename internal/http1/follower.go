@@ -4,6 +4,10 @@
 // engine and stops them at the first byte that the RFC forbids or that two
 // parsers could read differently. The engine behind may then be as tolerant
 // as it likes: it sees no head whose end or whose body's end is in doubt.
+//
+// Request, Response and Stream are the engine of our own: heads taken apart in
+// place, and bodies as slices of one buffer. They read what a Follower, or the
+// stricter of two readings, let through.
 package http1
 
 import (

@@ -248,12 +248,12 @@ func (m *stdMessage) copyBody(x *exchange, res *http.Response) error {
 	}
 }
 
-// guardWrites gives the writes of an HTTP/2 stream a deadline, for its client
+// guardWrites gives the writes of an HTTP/2 or HTTP/3 stream a deadline, for its client
 // may leave the window shut; on HTTP/1.1 the connection's own serves. The
 // engine resets the stream when it passes, be a write under way or not, so it
 // must not stand while we wait for the backend.
 func (m *stdMessage) guardWrites(x *exchange) {
-	if stall := x.conn.stall; !m.guarded && m.r.ProtoMajor == 2 && stall > 0 {
+	if stall := x.conn.stall; !m.guarded && m.r.ProtoMajor > 1 && stall > 0 {
 		m.guarded = true
 		_ = http.NewResponseController(m.w.ResponseWriter).SetWriteDeadline(time.Now().Add(stall))
 	}

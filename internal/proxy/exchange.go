@@ -93,7 +93,7 @@ func (x *exchange) run() {
 func (x *exchange) begin(s *Server, conn *clientConn, msg message, now time.Time, id []byte) {
 	x.s, x.snap, x.conn, x.msg = s, s.snap.Load(), conn, msg
 	x.start = now
-	x.secure = conn.kind == KindHTTPS
+	x.secure = conn.kind != KindHTTP
 	x.client = conn.client
 	x.trusted = len(x.snap.Trusted) > 0 && contains(x.snap.Trusted, conn.client)
 	x.scheme = "http"

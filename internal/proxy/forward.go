@@ -61,6 +61,7 @@ func (m *stdMessage) outgoing(x *exchange, rt *Route, hints *earlyHints) (*http.
 	if x.tooLarge(rt) {
 		return nil, false
 	}
+	m.settleLength(x)
 	target, ok := x.outgoingTarget(rt)
 	if !ok {
 		return nil, false
@@ -109,7 +110,7 @@ func (m *stdMessage) requestBody(x *exchange, rt *Route, hints *earlyHints) *cli
 		return nil
 	}
 	stall := x.snap.Limits.Stall
-	if r.ProtoMajor == 2 && isGRPC(r.Header.Get("Content-Type")) {
+	if r.ProtoMajor > 1 && isGRPC(r.Header.Get("Content-Type")) {
 		stall = 0
 	}
 	cleanTrailer(r.Trailer)
@@ -118,7 +119,7 @@ func (m *stdMessage) requestBody(x *exchange, rt *Route, hints *earlyHints) *cli
 		trailer: r.Trailer, conn: x.conn, over: make(chan struct{}), control: http.NewResponseController(m.w.ResponseWriter),
 	}
 	m.body.idle.L = &m.body.mu
-	if r.ProtoMajor == 1 && r.ProtoMinor > 0 && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue") {
+	if r.ProtoMajor != 2 && r.ProtoAtLeast(1, 1) && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue") {
 		hints.agreed = make(chan struct{})
 		m.body.hints = hints
 	}
@@ -172,6 +173,10 @@ func (m *stdMessage) pass(x *exchange, res *http.Response) {
 // ownFields adds what postern says of itself to any answer.
 func (m *stdMessage) ownFields(x *exchange, h http.Header) {
 	h["X-Request-Id"] = []string{x.id}
+	delete(h, "Alt-Svc") // as isAltSvc says
+	if v := x.altSvc(); v != "" {
+		h["Alt-Svc"] = []string{v}
+	}
 	if x.site != nil && x.site.HSTS != "" && x.secure {
 		if _, set := h["Strict-Transport-Security"]; !set {
 			h["Strict-Transport-Security"] = []string{x.site.HSTS}

@@ -330,7 +330,7 @@ func (h *h1) appendAnswerHead(x *exchange) (chunk bool) {
 		f := &res.Fields[i]
 		switch {
 		case f.Name == http1.Trailer && chunk:
-		case res.Ends(f), f.Name == http1.RequestID:
+		case res.Ends(f), f.Name == http1.RequestID, isAltSvc(f.Key):
 			continue
 		case f.Name == http1.ContentLength && (streaming || res.Status == http.StatusNoContent):
 			continue
@@ -347,6 +347,9 @@ func (h *h1) appendAnswerHead(x *exchange) (chunk bool) {
 	b = http1.AppendText(b, "X-Request-Id", x.id)
 	if !secured && x.site.HSTS != "" && x.secure {
 		b = http1.AppendText(b, "Strict-Transport-Security", x.site.HSTS)
+	}
+	if v := x.altSvc(); v != "" {
+		b = http1.AppendText(b, "Alt-Svc", v)
 	}
 	if chunk {
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)

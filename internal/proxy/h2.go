@@ -461,7 +461,7 @@ func (m *h2Message) addFields(x *exchange) {
 		f := &res.Fields[i]
 		switch {
 		case f.Name == http1.Trailer && res.Framing == http1.Chunked:
-		case res.Ends(f), f.Name == http1.RequestID:
+		case res.Ends(f), f.Name == http1.RequestID, isAltSvc(f.Key):
 			continue
 		case f.Name == http1.ContentLength && res.Status == http.StatusNoContent:
 			continue // RFC 9110 section 8.6
@@ -478,5 +478,8 @@ func (m *h2Message) addFields(x *exchange) {
 	m.st.AddText("x-request-id", x.id)
 	if !secured && x.site.HSTS != "" {
 		m.st.AddText("strict-transport-security", x.site.HSTS)
+	}
+	if v := x.altSvc(); v != "" {
+		m.st.AddText("alt-svc", v)
 	}
 }

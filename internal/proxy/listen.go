@@ -19,13 +19,11 @@ type Kind uint8
 const (
 	KindHTTP Kind = iota
 	KindHTTPS
+	KindH3 // HTTP/3, on UDP
 )
 
 func (k Kind) String() string {
-	if k == KindHTTPS {
-		return "https"
-	}
-	return "http"
+	return [...]string{"http", "https", "h3"}[k]
 }
 
 // Serve accepts connections from l until l is closed, by Shutdown or by the
@@ -270,7 +268,10 @@ func deadline(d time.Duration) time.Time {
 }
 
 func addrOf(a net.Addr) netip.Addr {
-	if t, ok := a.(*net.TCPAddr); ok {
+	switch t := a.(type) {
+	case *net.TCPAddr:
+		return t.AddrPort().Addr().Unmap()
+	case *net.UDPAddr:
 		return t.AddrPort().Addr().Unmap()
 	}
 	if ap, err := netip.ParseAddrPort(a.String()); err == nil {

@@ -33,6 +33,9 @@ func problemBody(status int, reason, detail, id string) []byte {
 // verdict of the access line.
 func (x *exchange) problem(status int, reason, detail string, more ...textField) {
 	x.verdict = reason
+	if v := x.altSvc(); v != "" {
+		more = append(more, textField{"Alt-Svc", v})
+	}
 	x.msg.answer(x, answer{
 		status: status,
 		fields: append([]textField{

@@ -12,9 +12,11 @@ import (
 	"crypto/tls"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,6 +72,9 @@ type Snapshot struct {
 
 	Limits Limits
 
+	// HTTP3 tells clients of the https listeners that HTTP/3 is spoken there.
+	HTTP3 bool
+
 	// HTTPSPort is the port of the https listener, for redirects to it; 0:
 	// there is none.
 	HTTPSPort int
@@ -87,6 +92,7 @@ type Limits struct {
 	HeaderIn  time.Duration // for the head of a request
 	Idle      time.Duration // between requests
 	Stall     time.Duration // without progress of a body, either way
+	Grace     time.Duration // for requests in flight on an HTTP/3 listener that is closed; 0: none
 }
 
 // HTTPMode says what a site does with clear-text requests.
@@ -169,9 +175,13 @@ type Server struct {
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // guarded by mu
 	conns     map[*clientConn]struct{}  // guarded by mu
+	quic      map[*quicEngine]struct{}  // guarded by mu
 	draining  bool                      // guarded by mu
 
-	accepting sync.WaitGroup // goroutines of Serve's connections before HTTP
+	accepting sync.WaitGroup // goroutines of Serve's connections before HTTP, and of ServeQUIC's
+
+	unproven atomic.Int32 // handshakes of QUIC clients that may have a forged address
+	suspects *suspects
 }
 
 // New returns a server without listeners. first is its first configuration.
@@ -192,6 +202,8 @@ func New(cfg Config, first *Snapshot) (*Server, error) {
 		done:      make(chan struct{}),
 		listeners: make(map[net.Listener]struct{}),
 		conns:     make(map[*clientConn]struct{}),
+		quic:      make(map[*quicEngine]struct{}),
+		suspects:  newSuspects(),
 	}
 	s.Apply(first)
 	s.http = s.newEngine(first.Limits)
@@ -265,13 +277,20 @@ func (s *Server) Shutdown(ctx context.Context) (cut int) {
 	for l := range s.listeners {
 		_ = l.Close() // the accept loop sees net.ErrClosed and ends
 	}
+	engines := slices.Collect(maps.Keys(s.quic))
 	s.mu.Unlock()
 
 	s.leaving.Store(true)
 	s.endResting()
+	var quic sync.WaitGroup
+	var cutQUIC atomic.Int64
+	for _, e := range engines {
+		quic.Go(func() { cutQUIC.Add(int64(e.drain(ctx, nil))) }) // waited for below
+	}
 	_ = s.http.Shutdown(ctx) // its error is ctx's: what is left is cut below
+	quic.Wait()
 	s.waitIdle(ctx)
-	return s.cutAll()
+	return s.cutAll() + int(cutQUIC.Load())
 }
 
 // endResting closes the HTTP/1.1 connections that are between two requests, and

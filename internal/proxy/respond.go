@@ -28,6 +28,9 @@ func (x *exchange) ownTexts() []textField {
 	if x.site != nil && x.site.HSTS != "" && x.secure {
 		fields = append(fields, textField{"Strict-Transport-Security", x.site.HSTS})
 	}
+	if v := x.altSvc(); v != "" {
+		fields = append(fields, textField{"Alt-Svc", v})
+	}
 	return fields
 }
 

@@ -36,6 +36,10 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	x.proto = protoOf(r.ProtoMajor, r.ProtoMinor)
 	x.begin(s, conn, m, time.Now(), nil)
 	defer x.record() // also when a step panics to cut the connection
+	if m.wantsTunnel() {
+		x.problem(http.StatusNotImplemented, "extended_connect", "This protocol is not spoken here.")
+		return
+	}
 	x.run()
 }
 
@@ -75,10 +79,10 @@ func (m *stdMessage) answer(x *exchange, a answer) {
 	x.status, x.sent = m.w.status, m.w.bytes
 }
 
-// hangUp ends a refused exchange: HTTP/1.1 loses its connection, HTTP/2 its
-// stream, and the connection too once the address is banned.
+// hangUp ends a refused exchange: HTTP/1.1 loses its connection, HTTP/2 and
+// HTTP/3 their stream, and the connection too once the address is banned.
 func (m *stdMessage) hangUp(x *exchange) {
-	if m.r.ProtoMajor != 2 {
+	if m.r.ProtoMajor == 1 {
 		x.conn.brutal.Store(true)
 	} else if x.s.cfg.Guard.Banned(x.conn.client, time.Now()) {
 		x.conn.abort()

@@ -132,7 +132,9 @@ func (m *Manager) failed(ctx context.Context, name string, act action, operation
 func (h *health) fail(f failure, now time.Time, chance float64) {
 	switch {
 	case f.kind == failedRefused || f.kind == failedForbidden:
-		*h = health{} // it works, it just said no
+		if h.Why != whyLimited {
+			*h = health{} // it works, it just said no
+		}
 		return
 	case f.kind == failedElse || f.kind == failedLimited && f.named:
 		return

@@ -25,7 +25,7 @@ const (
 	askTimeoutARI  = 20 * time.Second
 	attemptsAtOnce = 4
 	checksAtOnce   = 8
-	saveEvery      = time.Hour      // so that the last time seen is not far off
+	saveEvery      = 6 * time.Hour  // so that the last time seen is not far off
 	forbiddenFor   = 24 * time.Hour // an authority that will not certify a name is asked again then
 	askAgain       = 6 * time.Hour  // for the renewal time, unless the authority says otherwise
 )
@@ -137,7 +137,10 @@ func (m *Manager) drive(ctx context.Context) error {
 // much that was and when to look again.
 func (m *Manager) pass(ctx context.Context, work *errgroup.Group) (begun int, next time.Time) {
 	now := time.Now()
-	next = now.Add(lookEvery)
+	next = now.Add(lookCalm)
+	if m.settings.Load().publicAddrs != nil {
+		next = now.Add(lookEvery)
+	}
 	m.refreshAddrs()
 	m.tidy(now)
 	for _, name := range m.targets() {

@@ -164,13 +164,18 @@ func (ca *localCA) write(certPath, keyPath string) error {
 // sign answers a certificate request with a PEM chain of the leaf alone: who
 // trusts the root has it already (RFC 8446 section 4.4.2 lets us leave it out).
 func (ca *localCA) sign(ctx context.Context, csr *x509.CertificateRequest, now time.Time) ([]byte, error) {
+	return ca.signFor(ctx, csr, now, localLeafLife)
+}
+
+// signFor is sign with another lifetime.
+func (ca *localCA) signFor(ctx context.Context, csr *x509.CertificateRequest, now time.Time, life time.Duration) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	if err := csr.CheckSignature(); err != nil {
 		return nil, fmt.Errorf("local authority: request: %w", err)
 	}
-	end := now.Add(localLeafLife)
+	end := now.Add(life)
 	if end.After(ca.root.NotAfter) {
 		end = ca.root.NotAfter
 	}

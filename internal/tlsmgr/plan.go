@@ -15,7 +15,8 @@ const (
 	checkConfirm = time.Second      // a recovery is believed when it is seen twice
 	amberEvery   = 15 * time.Minute // between attempts while some name servers fail
 	clockEvery   = 10 * time.Second // between looks at a clock that is not set
-	lookEvery    = time.Minute      // at the latest, look again
+	lookEvery    = time.Minute      // between looks for a new address, and at a disk that cannot be written
+	lookCalm     = 10 * time.Minute // at the latest, look again
 	budgetHour   = time.Hour
 )
 
@@ -158,7 +159,7 @@ func (s *situation) gateAt() time.Time {
 
 // wait looks again at the earliest of the times that are in the future.
 func wait(why reason, now time.Time, times ...time.Time) action {
-	until := now.Add(lookEvery)
+	until := now.Add(lookCalm)
 	for _, t := range times {
 		if t.After(now) && t.Before(until) {
 			until = t
@@ -206,12 +207,16 @@ func (s *situation) openAt(r route, now time.Time) (time.Time, reason) {
 }
 
 // renewalTime is when to renew: at the time chosen in the authority's window
-// (RFC 9773 section 4.2), but never in the last twentieth of the lifetime;
+// (RFC 9773 section 4.2), but never in the first fiftieth or the last
+// twentieth of the lifetime;
 // without a window when a third of the lifetime is left, or half of it when
 // that is less than ten days, as Let's Encrypt advises.
 func renewalTime(notBefore, notAfter, chosen time.Time) time.Time {
 	life := notAfter.Sub(notBefore)
 	if !chosen.IsZero() {
+		if first := notBefore.Add(life / 50); chosen.Before(first) { // or one that always says "now" is asked for ever
+			return first
+		}
 		if last := notAfter.Add(-life / 20); chosen.After(last) {
 			return last
 		}

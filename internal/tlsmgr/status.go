@@ -143,6 +143,9 @@ func (m *Manager) Status() []CertStatus {
 // status tells the state of one managed name.
 func (m *Manager) status(name string, now time.Time) CertStatus {
 	s := m.situation(name, now)
+	if !s.checkedAt.IsZero() {
+		s.checkedAt = now // what holds it up, not that a look is due
+	}
 	act := decide(&s, now)
 	rec := &s.rec
 	st := CertStatus{

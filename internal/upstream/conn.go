@@ -191,7 +191,7 @@ func (b *backend) connect(ctx context.Context, cfg *tls.Config) (nc, base net.Co
 	if !b.tls {
 		return base, base, nil
 	}
-	tc := tls.Client(base, cfg)
+	tc := tls.Client(&pausable{Conn: base}, cfg)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		_ = base.Close()
 		return nil, nil, dialError(b.text, limit, "tls", err)

@@ -87,7 +87,7 @@ func (e *RequestError) Unwrap() error { return e.Err }
 
 var (
 	errUpgradeOverH2 = errors.New("an upgrade needs HTTP/1.1, and this backend was configured as h2c")
-	errGivenUp       = errors.New("the client is gone")
+	errGivenUp       = fmt.Errorf("the client is gone: %w", context.Canceled)
 	errLeftovers     = errors.New("the request body has been read too far to send it again")
 )
 

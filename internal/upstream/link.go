@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -23,6 +24,7 @@ type link struct {
 	peek *peek    // at base
 	in   http1.Stream
 	mem  memory
+	one  [1]byte       // for looking into the TLS layer
 	uses int           // exchanges begun
 	idle time.Duration // before this exchange
 
@@ -65,7 +67,7 @@ func (b *backend) link(ctx context.Context, w want) (*link, error) {
 		if !ok {
 			break
 		}
-		if l.peek.quiet() {
+		if l.quiet() {
 			l.idle = idle
 			return l, nil
 		}
@@ -81,6 +83,38 @@ func (b *backend) link(ctx context.Context, w want) (*link, error) {
 	l.cancel = l.giveUp
 	l.in.Reset(l, nil)
 	return l, nil
+}
+
+// quiet reports whether an idle connection is open with nothing to read: a byte
+// would be taken for the beginning of the next answer.
+func (l *link) quiet() bool {
+	if tc, ok := l.nc.(*tls.Conn); ok {
+		below := tc.NetConn().(*pausable)
+		below.paused = true
+		n, err := tc.Read(l.one[:])
+		below.paused = false
+		if n > 0 || err != errPaused {
+			return false
+		}
+	}
+	return l.peek.quiet()
+}
+
+// pausable is the connection below TLS. While it is paused, reading from the
+// TLS layer gives what that has read already, or errPaused.
+type pausable struct {
+	net.Conn
+	paused bool // belongs to the goroutine that reads
+}
+
+// errPaused is a timeout, which the TLS layer does not take for the end.
+var errPaused = os.ErrDeadlineExceeded
+
+func (c *pausable) Read(p []byte) (int, error) {
+	if c.paused {
+		return 0, errPaused
+	}
+	return c.Conn.Read(p)
 }
 
 // foundClosed learns from a connection that was closed while it was idle.
@@ -269,8 +303,11 @@ func (l *link) nextBody() ([]byte, error) {
 
 // finish ends an exchange whose answer was good.
 func (l *link) finish() {
-	l.uploadOver()
-	if l.up.running || l.spoilt || !l.in.BodyDone() || l.in.Buffered() > 0 {
+	good := !l.spoilt && l.in.BodyDone() && l.in.Buffered() == 0
+	if good && l.up.running {
+		good = l.uploadEnds()
+	}
+	if !good {
 		l.abandon()
 		return
 	}

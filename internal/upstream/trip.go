@@ -228,8 +228,11 @@ func (t *trip) failure(b *backend, x exchange) error {
 	if err := t.via.broke(); err != nil {
 		return &RequestError{Target: b.text, Err: err}
 	}
-	if errors.Is(x.err, errGivenUp) {
+	switch {
+	case errors.Is(x.err, errGivenUp):
 		return fmt.Errorf("%s: request given up: %w", b.text, context.Canceled)
+	case x.err == context.DeadlineExceeded: // a moment before the context says so
+		return fmt.Errorf("%s: request given up: %w", b.text, x.err)
 	}
 	switch {
 	case x.late != "":

@@ -13,7 +13,7 @@ import (
 type upload struct {
 	running  bool       // started, and its end not taken from over
 	answered bool       // the head of the final answer is there
-	over     chan error // gets the one result of each upload
+	over     chan error // gets the one result of each upload; holds it
 	run      func()     // link.upload, made once
 }
 
@@ -80,17 +80,27 @@ func (l *link) readBeside(p []byte) (int, error) {
 	return 0, err
 }
 
-// uploadOver takes note of the end of the upload if it has ended.
-func (l *link) uploadOver() {
-	if !l.up.running {
-		return
-	}
+// lastBytes is how long a connection whose answer was read to its end waits
+// for its upload. An answer to the whole request often overtakes the news that
+// the last bytes were written.
+const lastBytes = 20 * time.Millisecond
+
+// uploadEnds waits for the end of the upload, but not for a client that is
+// slow or a backend that does not read. It reports whether the connection is
+// good for another exchange.
+func (l *link) uploadEnds() bool {
 	select {
 	case err := <-l.up.over:
-		if l.ended(err) != nil {
-			l.spoilt = true
-		}
+		return l.ended(err) == nil && !l.spoilt
 	default:
+	}
+	timer := time.NewTimer(lastBytes)
+	defer timer.Stop()
+	select {
+	case err := <-l.up.over:
+		return l.ended(err) == nil && !l.spoilt
+	case <-timer.C:
+		return false
 	}
 }
 

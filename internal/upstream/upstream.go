@@ -11,8 +11,13 @@
 // method. A request whose body cannot be sent twice takes a fresh HTTP/1.1
 // connection to begin with.
 //
-// The package starts no goroutine: connections are dialled by the requests
-// that need them.
+// There are two ways in: RoundTrip, by net/http, for HTTP/2 on either side, and
+// Wire, on our own connections, for HTTP/1.1. They share everything but the
+// idle connections.
+//
+// Connections are dialled by the requests that need them. The only goroutine
+// is the one that sends a body while Wire reads the answer; Wire and Close
+// wait for it.
 package upstream
 
 import (
