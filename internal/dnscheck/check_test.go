@@ -195,6 +195,8 @@ func TestSentences(t *testing.T) {
 			"red not_delegated: the name servers of org know nothing of duckdns.org: the name has expired or was given up"},
 		{"resolver blocked", func(_ *testing.T, h *house) { h.cfg.Resolvers = append(h.cfg.Resolvers, "127.0.0.1:1") }, Question{},
 			"green resolver_blocked: resolver 127.0.0.1:1 does not answer here; the name's own servers do"},
+		{"resolvers fail", func(_ *testing.T, h *house) { h.lab.Resolver.SetFault(home, "CAA", testnet.ServFail) }, Question{},
+			"amber resolver_fails: resolvers answer CAA of home.duckdns.org with SERVFAIL although DuckDNS's name servers answer: either DNSSEC of the zone is broken, or they have not noticed a recovery yet (1 of 1 answered SERVFAIL)"},
 		{"port 53 intercepted", func(_ *testing.T, h *house) {
 			h.lab.Intercept(h.lab.NewResolver())
 		}, Question{}, "amber port53_intercepted: port 53 is intercepted on this network: a resolver answers in place of the authoritative servers"},

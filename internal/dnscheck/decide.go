@@ -61,6 +61,7 @@ func (f *facts) problems(v *Verdict) []problem {
 			add(f.partly(i))
 		}
 	}
+	add(f.resolverFails())
 	add(f.blockedResolver())
 	return out
 }
@@ -274,6 +275,25 @@ func (f *facts) matters(q query) bool {
 		return f.q.byAddress()
 	}
 	return true
+}
+
+// resolverFails finds names that no resolver can resolve although the servers
+// answer, as when DNSSEC is broken, which the servers themselves do not check.
+// It may also be what resolvers keep from an outage that is over.
+func (f *facts) resolverFails() (problem, bool) {
+	if f.fiction || f.zones[0].own.apex == "" {
+		return problem{}, false
+	}
+	for _, typ := range []string{"A", "CAA"} {
+		v := f.byResolvers(query{f.q.Name, typ})
+		n := len(v.answers)
+		if typ == "A" && !f.q.byAddress() || n == 0 || v.count(func(a answer) bool { return a.status == stServFail }) < n {
+			continue
+		}
+		return problem{Amber, ResolverFails, fmt.Sprintf("resolvers answer %s with SERVFAIL although %s answer: either DNSSEC of the zone is broken, or they have not noticed a recovery yet (%s)",
+			v.what(), owner(f.zones[0].own.apex), tally(v.answers, n))}, true
+	}
+	return problem{}, false
 }
 
 // blockedResolver remarks on resolvers that say nothing to anything.

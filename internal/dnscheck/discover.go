@@ -196,7 +196,7 @@ func (c *Checker) lookUp(ctx context.Context, q query, resolvers []server) answe
 	var wg sync.WaitGroup
 	for _, r := range resolvers {
 		wg.Go(func() {
-			got := c.ask.ask(ctx, r, q)
+			got := c.search.ask(ctx, r, q)
 			mu.Lock()
 			defer mu.Unlock()
 			if best.status.answered() {
@@ -227,7 +227,7 @@ func (c *Checker) referral(ctx context.Context, name string, above delegation) (
 	var wg sync.WaitGroup
 	for _, s := range serversToAsk(roleZone, above, c.cfg.AuthoritativePort) {
 		wg.Go(func() {
-			got := c.ask.ask(ctx, s, query{name, "NS"})
+			got := c.search.ask(ctx, s, query{name, "NS"})
 			mu.Lock()
 			defer mu.Unlock()
 			if got.referral && !best.referral {

@@ -93,6 +93,7 @@ const defaultTimeout = 1500 * time.Millisecond
 type Checker struct {
 	cfg    Config
 	ask    *asker
+	search *asker // with shorter tries: two of them and the next step have to fit
 	memory *memory
 }
 
@@ -108,7 +109,8 @@ func New(cfg Config) *Checker {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = defaultTimeout
 	}
-	return &Checker{cfg: cfg, ask: newAsker(cfg), memory: loadMemory(cfg)}
+	ask := newAsker(cfg)
+	return &Checker{cfg: cfg, ask: ask, search: &asker{timeout: cfg.Timeout / 3, http: ask.http}, memory: loadMemory(cfg)}
 }
 
 // Question is what an authority is about to be asked for.

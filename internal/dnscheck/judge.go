@@ -145,7 +145,9 @@ func (f *facts) policy(v *Verdict) []problem {
 		if p, bad := at.failed(CAATimeout, CAAServFail, CAAError); bad {
 			return append(out, p)
 		}
-		if p, bad := topLevelGone(at); bad && len(f.q.CAs) > 0 { // a private authority may know names that the world does not
+		// A private authority may know names that the world does not, and a zone
+		// whose servers answer proves that what is above it exists.
+		if p, bad := topLevelGone(at); bad && len(f.q.CAs) > 0 && f.zones[0].own.apex == "" {
 			return append(out, p)
 		}
 		if at.count(func(a answer) bool { return len(a.aliases) > 0 && len(a.caa) == 0 }) > 0 {

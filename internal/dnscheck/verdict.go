@@ -61,6 +61,7 @@ const (
 	SOAMissing              // servers say "no such record" without the zone's SOA
 	TXTTimeout              // no server answers TXT of _acme-challenge
 	TXTError                // every server fails TXT of _acme-challenge
+	ResolverFails           // resolvers answer SERVFAIL although the servers answer: DNSSEC, mostly
 	ResolverBlocked         // a resolver we were told to ask does not answer
 	endOfCauses
 )
@@ -77,7 +78,7 @@ func (c Cause) String() string {
 		AAAATimeout: "aaaa_timeout", AAAAError: "aaaa_error", AAAAStale: "aaaa_stale",
 		CAATimeout: "caa_timeout", CAAServFail: "caa_servfail", CAAError: "caa_error", CAAForbids: "caa_forbids",
 		SOATimeout: "soa_timeout", SOAError: "soa_error", SOAMissing: "soa_missing",
-		TXTTimeout: "txt_timeout", TXTError: "txt_error", ResolverBlocked: "resolver_blocked",
+		TXTTimeout: "txt_timeout", TXTError: "txt_error", ResolverFails: "resolver_fails", ResolverBlocked: "resolver_blocked",
 	}
 	if c >= endOfCauses {
 		return "unknown"

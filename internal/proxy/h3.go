@@ -24,6 +24,7 @@ const (
 	quicConnWindow    = 128 << 10
 	quicConnMax       = 1 << 20
 	quicKeepAlive     = 20 * time.Second // so that a silent event stream outlives NATs and clients' idle timeouts
+	quicMaxConns      = 1024             // in total: one at rest takes some 85 KB, seven times one of TCP; clients that are refused stay with TCP
 	quicMaxUnproven   = 16               // handshakes at once of clients that have not shown to be where they say
 	quicDismissedFrom = 40 * time.Millisecond
 )

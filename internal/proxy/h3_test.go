@@ -426,6 +426,87 @@ func TestH3RetryUnderLoad(t *testing.T) {
 	wait(t, "no unproven client", func() bool { return r.srv.unproven.Load() == 0 })
 }
 
+// Clients over the bound are refused at once and stay with TCP.
+func TestH3Full(t *testing.T) {
+	r := start(t, options{})
+	d := r.listenH3()
+	r.srv.quicOpen.Add(quicMaxConns)
+	_, err := clientH3(t, d).Get("https://probe.test/ping")
+	if e, ok := errors.AsType[*quic.TransportError](err); !ok || e.ErrorCode != quic.ConnectionRefused {
+		t.Errorf("got %v, want CONNECTION_REFUSED", err)
+	}
+	r.srv.quicOpen.Add(-quicMaxConns)
+	res, err := clientH3(t, d).Get("https://probe.test/ping")
+	if got := answered(t, res, err); got != "200 pong\n" {
+		t.Fatal(got)
+	}
+	wait(t, "one connection", func() bool { return r.srv.quicOpen.Load() == 1 })
+}
+
+// quic-go offers WebSockets over HTTP/3 in its settings; who takes the offer is
+// told that it is void, and not banned for CONNECT.
+func TestH3ExtendedConnect(t *testing.T) {
+	r := start(t, options{guard: strict()})
+	qc, err := quic.DialAddr(t.Context(), r.listenH3().addr, clientTLS(http3.NextProtoH3), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := new(http3.Transport).NewClientConn(qc)
+	within(t, "the settings", c.ReceivedSettings())
+	req, _ := http.NewRequestWithContext(t.Context(), http.MethodConnect, "https://probe.test/ping", http.NoBody)
+	req.Proto = "websocket"
+	res, err := c.RoundTrip(req)
+	if got := answered(t, res, err); !strings.HasPrefix(got, "501 ") {
+		t.Errorf("got %s", got)
+	}
+	if r.guard.Banned(netip.MustParseAddr("127.0.0.1"), time.Now()) {
+		t.Error("banned for it")
+	}
+}
+
+func TestH3HeadTooLarge(t *testing.T) {
+	r := start(t, options{limits: Limits{Header: 4 << 10}})
+	c := clientH3(t, r.listenH3())
+	req, _ := http.NewRequest(http.MethodGet, "https://probe.test/ping", nil)
+	req.Header.Set("X-Large", strings.Repeat("x", 8<<10))
+	res, err := c.Do(req)
+	if got := answered(t, res, err); !strings.HasPrefix(got, "431 ") {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Datagrams that are no QUIC, or only look like it, cost nobody anything.
+func TestH3Junk(t *testing.T) {
+	r := start(t, options{guard: strict()})
+	d := r.listenH3()
+	u, err := net.Dial("udp", d.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	junk := bytes.Repeat([]byte{0xc3, 0, 0, 0, 1, 8, 1, 2, 3, 4, 5, 6, 7, 8, 0, 0, 0x44, 0x9e}, 70) // begins as an Initial packet does
+	for n := range 400 {
+		p := junk[:1+(n*37)%len(junk)]
+		if n%3 == 0 {
+			p = append([]byte{byte(n)}, p...)
+		}
+		if _, err := u.Write(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wait(t, "an answer", func() bool { // while 16 such are being looked at, by Retry
+		res, err := clientH3(t, d).Get("https://probe.test/ping")
+		if err != nil {
+			t.Log(err)
+			return false
+		}
+		return answered(t, res, nil) == "200 pong\n"
+	})
+	if r.guard.Banned(netip.MustParseAddr("127.0.0.1"), time.Now()) {
+		t.Error("banned for what anybody could have sent in its name")
+	}
+}
+
 func TestAltSvc(t *testing.T) {
 	b := backendOf(t, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Alt-Svc", `h3=":1"`) })
 	for _, c := range []struct {

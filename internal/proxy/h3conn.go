@@ -65,6 +65,10 @@ func (s *Server) mustProve(a net.Addr) bool {
 // up another's share.
 func (e *quicEngine) admit(ctx context.Context, info *quic.ClientInfo) (context.Context, error) {
 	s, peer, now := e.s, addrOf(info.RemoteAddr), time.Now()
+	if s.quicOpen.Load() >= quicMaxConns {
+		s.metrics.refusedConn("h3_full")
+		return nil, errRefused
+	}
 	if !s.enter(peer, now) {
 		return nil, errRefused
 	}
@@ -81,6 +85,7 @@ func (e *quicEngine) admit(ctx context.Context, info *quic.ClientInfo) (context.
 		_ = c.Close()
 		return nil, errRefused
 	}
+	s.quicOpen.Add(1)
 	s.metrics.connections.WithLabelValues(KindH3.String()).Inc()
 	s.metrics.openConns.WithLabelValues(KindH3.String()).Inc()
 	if !q.proven {
@@ -119,6 +124,7 @@ func (q *quicConn) refused(err error) {
 // ended is called once when the connection or its handshake is over.
 func (q *quicConn) ended(cause error) {
 	c, s := q.client, q.engine.s
+	s.quicOpen.Add(-1)
 	q.settle()
 	if !c.secured.Load() {
 		class := q.class

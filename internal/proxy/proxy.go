@@ -180,6 +180,7 @@ type Server struct {
 
 	accepting sync.WaitGroup // goroutines of Serve's connections before HTTP, and of ServeQUIC's
 
+	quicOpen atomic.Int32 // QUIC connections, handshakes included
 	unproven atomic.Int32 // handshakes of QUIC clients that may have a forged address
 	suspects *suspects
 }
