@@ -74,6 +74,7 @@ func serve(ctx context.Context, load func() (*config.Config, error), log io.Writ
 	for _, w := range cfg.Warnings {
 		fmt.Fprintln(log, "warning: "+w.String())
 	}
+	boundMemory()
 	a, err := app.New(cfg, app.Options{Version: version(), Log: log, Load: load, Notify: notifySystemd})
 	if err != nil {
 		return &exitError{exitRefused, err}

@@ -15,6 +15,11 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -129,9 +134,11 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 // clients are the clients every exchange is tried with.
 func (s *site) clients(t testing.TB) map[string]*http.Client {
 	std := &http.Transport{TLSClientConfig: s.client.Clone(), ForceAttemptHTTP2: true}
+	//lint:ignore SA1019 programs that people have use it
 	x := &http2.Transport{TLSClientConfig: s.client.Clone()}
 	t.Cleanup(func() {
 		std.CloseIdleConnections()
+		//lint:ignore SA1019 as above
 		x.CloseIdleConnections()
 	})
 	return map[string]*http.Client{"net/http": {Transport: std}, "x/net/http2": {Transport: x}}
@@ -273,7 +280,7 @@ func TestManyStreams(t *testing.T) {
 		for i := range 100 {
 			wg.Go(func() {
 				for j := range 5 {
-					n := (i*7919 + j*104729) % 300_000
+					n := (i*7919 + j*104729) % 60_000
 					req, _ := http.NewRequest("GET", fmt.Sprintf("%s/bytes/%d", s.url, n), nil)
 					if _, b, err := fetch(c, req); err != nil || len(b) != n {
 						t.Errorf("%s: got %d bytes, %v; want %d", name, len(b), err, n)
@@ -309,5 +316,160 @@ func TestCancel(t *testing.T) {
 			t.Errorf("%s: stream ended with %v, want CANCEL by the client", name, err)
 		}
 		res.Body.Close()
+	}
+}
+
+// A connection that shuts down fails no request of a client that has others
+// to make: what is on its way is answered, what came too late is sent again
+// on a new connection.
+func TestShutdownUnderLoad(t *testing.T) {
+	s := startSite(t, Config{Handler: demo})
+	for name, c := range s.clients(t) {
+		var wg sync.WaitGroup
+		for range 8 {
+			wg.Go(func() {
+				for j := range 60 {
+					n := j * 1000
+					req, _ := http.NewRequest("GET", fmt.Sprintf("%s/bytes/%d", s.url, n), nil)
+					if _, b, err := fetch(c, req); err != nil || len(b) != n {
+						t.Errorf("%s: got %d bytes, %v; want %d", name, len(b), err, n)
+					}
+				}
+			})
+		}
+		stop := make(chan struct{})
+		var shut sync.WaitGroup
+		shut.Go(func() {
+			tick := time.NewTicker(5 * time.Millisecond)
+			defer tick.Stop()
+			for {
+				select {
+				case <-tick.C:
+					s.mu.Lock()
+					if n := len(s.conns); n > 0 {
+						s.conns[n-1].Shutdown()
+					}
+					s.mu.Unlock()
+				case <-stop:
+					return
+				}
+			}
+		})
+		wg.Wait()
+		close(stop)
+		shut.Wait()
+		s.mu.Lock()
+		if len(s.conns) < 2 {
+			t.Errorf("%s: nothing was shut down", name)
+		}
+		s.mu.Unlock()
+	}
+}
+
+func TestCloseWithOpenRequests(t *testing.T) {
+	s := startSite(t, Config{Handler: demo})
+	for name, c := range s.clients(t) {
+		req, _ := http.NewRequest("GET", s.url+"/wait", nil)
+		res, err := c.Do(req)
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		s.mu.Lock()
+		s.conns[len(s.conns)-1].Close()
+		s.mu.Unlock()
+		if err := <-s.errs; err != nil {
+			t.Errorf("%s: Serve returned %v, want nil", name, err)
+		}
+		if _, err := io.ReadAll(res.Body); err == nil {
+			t.Errorf("%s: body ended well", name)
+		}
+		res.Body.Close()
+	}
+}
+
+// A head larger than a frame goes on in CONTINUATION frames.
+func TestLargeResponseHead(t *testing.T) {
+	value := strings.Repeat("v", 3000)
+	s := startSite(t, Config{Handler: func(s *Stream) {
+		for i := range 20 {
+			s.AddText(fmt.Sprintf("X-Field-%d", i), value)
+		}
+		s.WriteHead(200, true)
+	}})
+	for name, c := range s.clients(t) {
+		for range 3 {
+			res, err := c.Get(s.url + "/")
+			if err != nil {
+				t.Fatal(name, err)
+			}
+			res.Body.Close()
+			for i := range 20 {
+				if res.Header.Get(fmt.Sprintf("X-Field-%d", i)) != value {
+					t.Errorf("%s: field %d is wrong", name, i)
+				}
+			}
+		}
+	}
+}
+
+func TestInformational(t *testing.T) {
+	s := startSite(t, Config{Handler: func(s *Stream) {
+		s.AddText("Link", "</style.css>; rel=preload")
+		s.Informational(103)
+		s.Informational(100)
+		io.Copy(io.Discard, s)
+		s.WriteHead(200, true)
+	}})
+	for name, c := range s.clients(t) {
+		var early []int
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+			Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+				early = append(early, code)
+				return nil
+			},
+		})
+		req, _ := http.NewRequestWithContext(ctx, "POST", s.url+"/", strings.NewReader("abc"))
+		req.Header.Set("Expect", "100-continue")
+		if status, _, err := fetch(c, req); err != nil || status != 200 || len(early) == 0 || early[0] != 103 {
+			t.Errorf("%s: got %d, %v, early %v", name, status, err, early)
+		}
+	}
+}
+
+func TestCurl(t *testing.T) {
+	curl, err := exec.LookPath("curl")
+	if err != nil {
+		t.Skip("curl is not on PATH")
+	}
+	if out, _ := exec.Command(curl, "--version").Output(); !bytes.Contains(out, []byte("HTTP2")) {
+		t.Skip("this curl has no HTTP/2")
+	}
+	s := startSite(t, Config{Handler: demo})
+	file := filepath.Join(t.TempDir(), "body")
+	body := bytes.Repeat([]byte("curl "), 300_000)
+	if err := os.WriteFile(file, body, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		name string
+		args []string
+		want string
+	}{
+		{"get", []string{s.url + "/hello"}, "hello\n200 2"},
+		{"head", []string{"-I", "-o", os.DevNull, s.url + "/hello"}, "200 2"},
+		{"post", []string{"-d", "abc", s.url + "/echo"}, "abc200 2"},
+		{"upload", []string{"-T", file, s.url + "/count"}, fmt.Sprint(len(body), "200 2")},
+		{"upload and download", []string{"-T", file, s.url + "/echo"}, string(body) + "200 2"},
+		{"many at once", []string{"--parallel", s.url + "/hello", s.url + "/hello", s.url + "/hello"}, "hello\n200 2hello\n200 2hello\n200 2"},
+		{"early answer", []string{"-T", file, s.url + "/early"}, "403 2"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			args := append([]string{"-sk", "--http2", "--max-time", "20", "-w", "%{http_code} %{http_version}"}, tt.args...)
+			out, err := exec.Command(curl, args...).Output()
+			if err != nil || len(out) != len(tt.want) || tt.name != "many at once" && string(out) != tt.want {
+				t.Errorf("got %.100q, %v; want %.100q", out, err, tt.want)
+			}
+		})
 	}
 }

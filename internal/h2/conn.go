@@ -61,6 +61,7 @@ type Conn struct {
 	soon     bool      // somebody waits a moment, then writes
 	deadline time.Time // of writes
 	fixed    bool      // deadline is not moved any more
+	closing  bool      // Close was called
 	broken   bool      // a write failed; nothing more is written
 
 	err      error // why the connection ends
@@ -275,7 +276,7 @@ func (c *Conn) stop(err error) {
 func (c *Conn) Close() {
 	c.mu.Lock()
 	c.stop(nil)
-	c.fixed = true
+	c.fixed, c.closing = true, true
 	c.nc.SetDeadline(time.Unix(1, 0))
 	c.mu.Unlock()
 }
@@ -331,6 +332,7 @@ func (c *Conn) end(err error) error {
 			c.err = err
 		}
 	}
+	c.closing = c.closing || err == io.EOF
 	cancelled := c.cancelAll()
 	var ce *ConnError
 	if errors.As(c.err, &ce) {
@@ -358,17 +360,16 @@ func (c *Conn) end(err error) error {
 }
 
 // lastWrites sends what is waiting, the GOAWAY above all, unless the client
-// does not take it. A client that broke the protocol is listened to for a
-// moment, for bytes left unread make the kernel reset the connection, which
-// can destroy a GOAWAY on its way; one that floods is not.
+// does not take it, and lingers.
 func (c *Conn) lastWrites(ce *ConnError) {
-	wait := time.Second
-	if ce != nil && ce.Code == EnhanceYourCalm {
-		wait = 100 * time.Millisecond
-	}
+	flood := ce != nil && ce.Code == EnhanceYourCalm
 	c.mu.Lock()
 	if !c.fixed {
 		c.fixed = true
+		wait := lingerTime
+		if flood {
+			wait /= 10
+		}
 		c.nc.SetWriteDeadline(time.Now().Add(wait))
 	}
 	for c.writing {
@@ -382,7 +383,7 @@ func (c *Conn) lastWrites(ce *ConnError) {
 		_, err := c.nc.Write(out)
 		broken = err != nil
 	}
-	if !broken && ce != nil && ce.Code != EnhanceYourCalm {
+	if !broken && !flood {
 		c.linger()
 	}
 	c.mu.Lock()
@@ -392,15 +393,23 @@ func (c *Conn) lastWrites(ce *ConnError) {
 	c.mu.Unlock()
 }
 
-// linger says that nothing more comes, and drops what the client still sends.
+// lingerTime is how long a connection that ends is listened to.
+const lingerTime = time.Second
+
+// linger drops what the client still sends until it closes the connection.
+// Were it closed with bytes unread or on their way, a WINDOW_UPDATE say, the
+// kernel would reset it, and the client could lose the end of a response or
+// the GOAWAY. Clients that flood are not waited for.
 func (c *Conn) linger() {
-	half, ok := c.nc.(interface{ CloseWrite() error })
-	if !ok || half.CloseWrite() != nil {
+	c.mu.Lock()
+	if c.closing {
+		c.mu.Unlock()
 		return
 	}
 	c.nc.SetReadDeadline(time.Now().Add(lingerTime))
+	c.mu.Unlock()
 	b := c.srv.bufs.get(4 << 10)
-	for left := lingerBytes; left > 0; {
+	for left := c.cfg.ConnWindow; left > 0; {
 		n, err := c.nc.Read(b[:cap(b)])
 		if err != nil {
 			break
@@ -409,11 +418,6 @@ func (c *Conn) linger() {
 	}
 	c.srv.bufs.put(b)
 }
-
-const (
-	lingerTime  = 250 * time.Millisecond
-	lingerBytes = 64 << 10
-)
 
 // abuse reports and returns the error that ends the connection.
 func (c *Conn) abuse(a Abuse, reason string) error {
@@ -524,6 +528,13 @@ func (c *Conn) overdue(now time.Time) (Abuse, bool) {
 func (c *Conn) stalled(now time.Time) []func() {
 	var calls []func()
 	for _, st := range c.streams {
+		if !st.answered.IsZero() {
+			if st.stall(st.answered, drainTime, now) {
+				c.appendReset(st.id, NoError)
+				c.bury(st, byUs)
+			}
+			continue
+		}
 		read, write := st.stall(st.readSince, st.readStall, now), st.stall(st.writeSince, st.writeStall, now)
 		if read || write {
 			c.appendReset(st.id, Cancel)

@@ -183,6 +183,10 @@ func (c *Conn) onReset(h header, p []byte, cancelled *func()) error {
 	if st == nil {
 		return c.charge(1)
 	}
+	if !st.answered.IsZero() {
+		c.bury(st, byClient)
+		return nil
+	}
 	*cancelled = c.drop(st, &StreamError{Code: ErrCode(binary.BigEndian.Uint32(p)), Remote: true}, byClient)
 	return c.chargeReset()
 }
@@ -380,6 +384,14 @@ func (c *Conn) dataBegins(h header, cancelled *func()) error {
 		return c.streamFault(h.id, FlowControlError, "DATA beyond the window of a stream", cancelled)
 	}
 	st.recvWindow -= h.length
+	if !st.answered.IsZero() {
+		c.giveBack(h.length)
+		if h.has(flagEndStream) {
+			c.appendReset(st.id, NoError) // curl 7.88 waits for one more frame
+			c.bury(st, byUs)
+		}
+		return c.charge(1)
+	}
 	st.held += h.length
 	c.body.id = h.id
 	return nil
@@ -444,6 +456,10 @@ func (c *Conn) dataEnds(cancelled *func()) error {
 
 // requestEnds is END_STREAM. mu is held.
 func (c *Conn) requestEnds(st *Stream, cancelled *func()) error {
+	if !st.answered.IsZero() {
+		c.bury(st, byClient)
+		return nil
+	}
 	if st.ContentLength >= 0 && st.received != st.ContentLength {
 		return c.streamFault(st.id, ProtocolError, "request body shorter than its content-length", cancelled)
 	}

@@ -182,8 +182,12 @@ func (c *raw) sawAbuses() []string {
 	return slices.Clone(c.abuses)
 }
 
-// ended reports whether the server closed the connection.
-func (c *raw) ended() bool {
+// ended reports whether the server closed the connection, after lingering if
+// it does.
+func (c *raw) ended(lingers bool) bool {
+	if lingers {
+		time.Sleep(lingerTime + time.Millisecond)
+	}
 	synctest.Wait()
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -462,7 +466,7 @@ func TestConnectionErrors(t *testing.T) {
 				if len(got) == 0 || !strings.HasPrefix(got[len(got)-1], "GOAWAY") || !strings.HasSuffix(got[len(got)-1], " "+tt.code.String()) {
 					t.Errorf("got %q, want GOAWAY %v; section %s", got, tt.code, tt.section)
 				}
-				if !c.ended() {
+				if !c.ended(true) {
 					t.Error("connection is open")
 				}
 			})
@@ -571,8 +575,19 @@ func TestStreamErrors(t *testing.T) {
 			c.ask(1, false, post("/early")...)
 			synctest.Wait()
 			c.frame(frameData, 0, 1, 'x') // was on its way
-			c.ask(1, true, "a", "b")      // so were the trailers
+			time.Sleep(drainTime + time.Millisecond)
+			c.frame(frameData, 0, 1, 'x')
+			c.ask(1, true, "a", "b")
 		}, []string{"HEADERS 1 :status=200 end", "RST_STREAM 1 NO_ERROR"}},
+		{"answered before its body ended", "8.1", func(c *raw) {
+			c.ask(1, false, post("/early")...)
+			c.ask(3, false, post("/early")...)
+			c.ask(5, false, post("/early")...) // refused: both are still open
+			synctest.Wait()
+			c.frame(frameData, 1, 1, 'x')
+			c.fr.WriteRSTStream(3, http2.ErrCodeNo)
+			time.Sleep(drainTime + time.Millisecond)
+		}, []string{"HEADERS 1 :status=200 end", "HEADERS 3 :status=200 end", "RST_STREAM 5 REFUSED_STREAM", "RST_STREAM 1 NO_ERROR"}},
 		{"no response at all", "5.4.2", func(c *raw) { c.ask(1, true, get("/nothing")...) }, []string{"RST_STREAM 1 INTERNAL_ERROR"}},
 	}
 	for _, tt := range tests {
@@ -653,13 +668,13 @@ func TestFloods(t *testing.T) {
 			rawOpen(t, small, func(c *raw) {
 				for i := range 1000 {
 					tt.send(c, i)
-					if c.ended() {
+					if c.ended(false) {
 						break
 					}
 				}
 				got := c.take()
-				if len(got) == 0 || !strings.HasSuffix(got[len(got)-1], " ENHANCE_YOUR_CALM") || !c.ended() {
-					t.Errorf("got %q, closed %v; want GOAWAY ENHANCE_YOUR_CALM", got, c.ended())
+				if len(got) == 0 || !strings.HasSuffix(got[len(got)-1], " ENHANCE_YOUR_CALM") || !c.ended(false) {
+					t.Errorf("got %q, closed %v; want GOAWAY ENHANCE_YOUR_CALM", got, c.ended(false))
 				}
 				if !slices.Contains(c.sawAbuses(), tt.abuse) {
 					t.Errorf("abuses %q, want %s", c.sawAbuses(), tt.abuse)
@@ -790,7 +805,7 @@ func TestShutdown(t *testing.T) {
 				c.expect()
 				close(release)
 				c.expect("HEADERS 1 :status=204 end")
-				if err := <-c.served; err != nil || !c.ended() {
+				if err := <-c.served; err != nil || !c.ended(false) {
 					t.Errorf("Serve returned %v", err)
 				}
 				c.served <- nil
@@ -819,7 +834,7 @@ func TestReceiveWindows(t *testing.T) {
 			c.fr.WriteDataPadded(id, true, make([]byte, 10_000), nil)
 			c.take()
 		}
-		if c.ended() {
+		if c.ended(false) {
 			t.Error("connection ran out of window")
 		}
 	})

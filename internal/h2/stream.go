@@ -58,6 +58,8 @@ type Stream struct {
 	sent       int64
 	head       fieldList
 
+	answered time.Time // the handler returned before the request's end; zero: it has not
+
 	err      error
 	done     chan struct{}
 	onCancel func()
@@ -364,7 +366,20 @@ func (c *Conn) remove(st *Stream, by closer) {
 	if len(c.streams) == 0 {
 		c.idleSince = time.Now()
 		c.arm(c.cfg.IdleTimeout, c.idleSince)
+		c.maybeDone()
 	}
+}
+
+// drainTime is how long a client may take to notice that its request was
+// answered before all of it was sent. Then the stream is reset, as RFC 9113
+// section 8.1 allows at once; but curl 7.88 takes a reset that comes together
+// with the response for an error.
+const drainTime = time.Second
+
+// bury is the end of a stream that was answered early. mu is held.
+func (c *Conn) bury(st *Stream, by closer) {
+	c.remove(st, by)
+	c.release(st)
 }
 
 // handled ends a stream whose handler has returned, and returns the next one
@@ -382,13 +397,17 @@ func (c *Conn) handled(st *Stream) *Stream {
 		c.appendReset(st.id, InternalError)
 		c.drop(st, &StreamError{Code: InternalError}, byUs)
 	case !st.recvEnd:
-		c.appendReset(st.id, NoError) // RFC 9113 section 8.1: nobody reads the rest
-		c.remove(st, byUs)
 		c.resets.earn(1)
+		st.answered = time.Now()
+		c.arm(drainTime, st.answered)
 	}
 	c.giveBack(st.held)
+	st.held = 0
 	c.flushSoon()
-	c.release(st)
+	if st.answered.IsZero() || st.err != nil || st.recvEnd {
+		c.remove(st, byClient)
+		c.release(st)
+	}
 	for len(c.pending) > 0 {
 		next := c.pending[0]
 		c.pending = append(c.pending[:0], c.pending[1:]...)

@@ -48,6 +48,8 @@ type clientConn struct {
 	state atomic.Int32            // of an HTTP/1.1 connection: connBusy, connResting or connEnded
 	h2    atomic.Pointer[h2.Conn] // set while HTTP/2 is spoken
 
+	one [1]byte // the first byte of a request, while the connection rests
+
 	textOnce sync.Once
 	text     string // client in text
 
@@ -178,6 +180,16 @@ func (c *clientConn) Close() error {
 		c.srv.closed(c)
 	})
 	return c.closeErr
+}
+
+// closeWith closes by nc, the connection or the TLS above it; one that is to be
+// reset gets no close_notify.
+func (c *clientConn) closeWith(nc net.Conn) {
+	if c.brutal.Load() {
+		_ = c.Close()
+		return
+	}
+	_ = nc.Close()
 }
 
 // abort closes with a reset: nothing is sent, nothing is kept for the peer.

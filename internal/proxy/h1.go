@@ -87,31 +87,132 @@ const (
 	connEnded
 )
 
-// serveHTTP1 serves a connection to its end.
-func (s *Server) serveHTTP1(c *clientConn, nc net.Conn) {
+// serveHTTP1 serves a connection to its end, or hands it to another goroutine.
+func (s *Server) serveHTTP1(c *clientConn, nc net.Conn) { s.serveOn(s.takeH1(c, nc)) }
+
+// serveOn is serveHTTP1 with the record the connection has at hand.
+func (s *Server) serveOn(h *h1) {
+	c, nc := h.conn, h.nc
+	for {
+		if c.kind == KindHTTPS && !h.started() {
+			armed := h.armed
+			h.release() // nothing is held for a connection that rests
+			armed, err := s.awaitByte(c, nc, armed, c.requests.Load() > 0)
+			if err == errLongRest {
+				s.restOn(c, nc, armed)
+				return
+			}
+			h = s.takeH1(c, nc)
+			h.armed = armed
+			if err != nil {
+				h.lost(err)
+				break
+			}
+			h.one, h.peeked = c.one, true
+		}
+		if !h.next() {
+			break
+		}
+		h.exchange()
+		if h.closing {
+			h.farewell()
+			break
+		}
+	}
+	h.close()
+	h.release()
+}
+
+// A connection that rests for longer than shortRest goes on in a fresh
+// goroutine: what it rested in has the stack of the requests it served.
+const shortRest = 2 * time.Second
+
+var errLongRest = errors.New("proxy: the connection rests")
+
+// restOn waits for the next request in a goroutine of its own.
+func (s *Server) restOn(c *clientConn, nc net.Conn, armed time.Time) {
+	s.accepting.Add(1)
+	go func() { // ends with the connection; Shutdown waits for it
+		defer s.accepting.Done()
+		if _, err := s.awaitByte(c, nc, armed, false); err != nil {
+			c.closeWith(nc)
+			return
+		}
+		s.serveAwake(c, nc)
+	}()
+}
+
+// serveAwake serves a connection whose next request has begun with c.one.
+func (s *Server) serveAwake(c *clientConn, nc net.Conn) {
+	h := s.takeH1(c, nc)
+	h.one, h.peeked = c.one, true
+	s.serveOn(h)
+}
+
+func (s *Server) takeH1(c *clientConn, nc net.Conn) *h1 {
 	h := s.pools.h1.Get().(*h1)
 	h.s, h.conn, h.nc = s, c, nc
 	h.in.Reset(nc, nil)
 	h.follow = http1.Follower{Limits: http1.Limits{Head: s.headLimit}}
-	defer h.release()
-	defer h.close()
-	for h.next() {
-		h.exchange()
-		if h.closing {
-			h.farewell()
-			return
-		}
-	}
+	return h
 }
 
-// close ends the connection; one that is reset gets no close_notify.
-func (h *h1) close() {
-	if h.conn.brutal.Load() {
-		_ = h.conn.Close()
-		return
+// started reports whether a byte of the next request is here.
+func (h *h1) started() bool { return h.in.Buffered() > 0 || h.peeked }
+
+// awaitByte waits for the first byte of a request, into c.one, if brief only
+// for a short while and then with errLongRest. armed is the read deadline that
+// is set; it returns the one that is set then.
+func (s *Server) awaitByte(c *clientConn, nc net.Conn, armed time.Time, brief bool) (time.Time, error) {
+	want, change := s.restUntil(c, armed)
+	if brief && (want.IsZero() || time.Until(want) > 2*shortRest) {
+		want = time.Now().Add(shortRest)
+		off := want.Sub(armed)
+		change = armed.IsZero() || off > shortRest/8 || off < -shortRest/8
+	} else {
+		brief = false
 	}
-	_ = h.nc.Close()
+	if change {
+		armed = want
+		_ = nc.SetReadDeadline(want)
+	}
+	if !c.state.CompareAndSwap(connBusy, connResting) {
+		return armed, net.ErrClosed // shutting down
+	}
+	var err error
+	if s.leaving.Load() {
+		err = net.ErrClosed
+	} else {
+		_, err = io.ReadFull(nc, c.one[:])
+	}
+	if !c.state.CompareAndSwap(connResting, connBusy) {
+		return armed, net.ErrClosed
+	}
+	if brief && errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errLongRest
+	}
+	return armed, err
 }
+
+// restUntil is when a connection that waits for a request is given up, and
+// whether the deadline that is set must change for it: one that is near enough
+// is left alone, so that a busy connection does not touch it for each request.
+func (s *Server) restUntil(c *clientConn, armed time.Time) (want time.Time, change bool) {
+	limits := &s.snap.Load().Limits
+	wait := limits.Idle
+	if c.requests.Load() == 0 {
+		wait = limits.HeaderIn
+	}
+	if wait <= 0 {
+		return time.Time{}, !armed.IsZero()
+	}
+	want = time.Now().Add(wait)
+	off := want.Sub(armed)
+	return want, armed.IsZero() || off > wait/8 || off < -wait/8
+}
+
+// close ends the connection.
+func (h *h1) close() { h.conn.closeWith(h.nc) }
 
 // release gives everything back; nothing of the connection stays in the pool.
 func (h *h1) release() {
@@ -160,8 +261,7 @@ func (h *h1) keep(b []byte) {
 // next waits for a request and takes its head apart. It reports false when
 // the connection is over.
 func (h *h1) next() bool {
-	started := h.in.Buffered() > 0 || h.peeked
-	if !started && !h.rest() {
+	if !h.started() && !h.rest() {
 		return false
 	}
 	h.needBuffer(headBuffer)
@@ -192,25 +292,20 @@ func (h *h1) next() bool {
 	}
 }
 
-// rest waits for the first byte of a request without holding a buffer.
+// rest waits for the first bytes of a request in the clear, where reading one
+// byte first would cost a system call.
 func (h *h1) rest() bool {
-	limits := &h.s.snap.Load().Limits
-	wait := limits.Idle
-	if h.conn.requests.Load() == 0 {
-		wait = limits.HeaderIn
+	if want, change := h.s.restUntil(h.conn, h.armed); change {
+		h.arm(want)
 	}
-	h.rearm(wait)
 	if !h.conn.state.CompareAndSwap(connBusy, connResting) {
 		return false // shutting down
 	}
+	h.needBuffer(headBuffer)
 	var err error
-	if h.conn.kind == KindHTTPS {
-		h.dropBuffer()
-		if _, err = io.ReadFull(h.nc, h.one[:]); err == nil {
-			h.peeked = true
-		}
+	if h.s.leaving.Load() {
+		err = net.ErrClosed
 	} else {
-		h.needBuffer(headBuffer)
 		err = h.in.Fill()
 	}
 	if !h.conn.state.CompareAndSwap(connResting, connBusy) {
@@ -227,21 +322,6 @@ func (h *h1) rest() bool {
 func (h *h1) arm(t time.Time) {
 	h.armed = t
 	_ = h.nc.SetReadDeadline(t)
-}
-
-// rearm sets the read deadline to wait from now, unless what is set is near
-// enough: between the requests of a busy connection it is not touched.
-func (h *h1) rearm(wait time.Duration) {
-	if wait <= 0 {
-		if !h.armed.IsZero() {
-			h.arm(time.Time{})
-		}
-		return
-	}
-	want := time.Now().Add(wait)
-	if off := want.Sub(h.armed); h.armed.IsZero() || off > wait/8 || off < -wait/8 {
-		h.arm(want)
-	}
 }
 
 // lost ends a connection on which no request was complete.

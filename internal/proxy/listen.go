@@ -136,7 +136,17 @@ func (s *Server) carry(c *clientConn, trusted bool) {
 		s.engine(c, c, "")
 		return
 	}
-	s.handshake(c)
+	tc := s.handshake(c)
+	if tc == nil {
+		return
+	}
+	// The handshake has grown this goroutine's stack beyond what serving
+	// needs: a fresh one is smaller for all the time the connection rests.
+	s.accepting.Add(1)
+	go func() { // ends with the connection; Shutdown waits for it
+		defer s.accepting.Done()
+		s.serveTLS(c, tc)
+	}()
 }
 
 // serve speaks the protocol that was agreed on, to the end of the connection.

@@ -20,8 +20,8 @@ const (
 	protocolChallenge = "acme-tls/1"
 )
 
-// handshake runs the TLS handshake and hands the connection to HTTP.
-func (s *Server) handshake(c *clientConn) {
+// handshake runs the TLS handshake. It returns nil when the connection is over.
+func (s *Server) handshake(c *clientConn) *tls.Conn {
 	ctx := context.Background() // the connection's own: nobody above waits for it
 	if d := s.snap.Load().Limits.Handshake; d > 0 {
 		var cancel context.CancelFunc
@@ -32,21 +32,26 @@ func (s *Server) handshake(c *clientConn) {
 	tc := tls.Server(c, s.cfg.TLS)
 	if err := tc.HandshakeContext(ctx); err != nil {
 		s.handshakeFailed(c, err)
-		return
+		return nil
 	}
-	state := tc.ConnectionState()
 	s.metrics.handshake(handshakeOK, time.Since(start))
-	if state.DidResume {
+	if tc.ConnectionState().DidResume {
 		s.metrics.resumed.Inc()
 	}
 	c.secured.Store(true)
 	_ = tc.SetDeadline(time.Time{})
-	if state.NegotiatedProtocol == protocolChallenge {
+	return tc
+}
+
+// serveTLS speaks what the handshake agreed on.
+func (s *Server) serveTLS(c *clientConn, tc *tls.Conn) {
+	agreed := tc.ConnectionState().NegotiatedProtocol
+	if agreed == protocolChallenge {
 		c.judged.Store(true)
 		_ = tc.Close()
 		return
 	}
-	s.engine(c, tc, state.NegotiatedProtocol)
+	s.engine(c, tc, agreed)
 }
 
 // The result classes of TLS handshakes.

@@ -38,7 +38,8 @@ const (
 	DefaultResponse = 60 * time.Second
 	DefaultIdle     = 4 * time.Second // Node closes after 5s
 
-	defaultMaxIdle = 64
+	// Hundreds of clients at once must not make every other request dial.
+	defaultMaxIdle = 512
 )
 
 // Config is what a Pool needs to know.
@@ -62,7 +63,7 @@ type Config struct {
 	Idle time.Duration
 
 	// MaxIdlePerTarget bounds the idle HTTP/1.1 connections to one target;
-	// beyond it the longest idle one is closed. 0 means 64.
+	// beyond it the longest idle one is closed. 0 means 512.
 	MaxIdlePerTarget int
 
 	// TLS is the base of the client configuration towards https targets:
