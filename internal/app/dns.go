@@ -56,6 +56,9 @@ func CheckName(ctx context.Context, cfg *config.Config, name string, w io.Writer
 	if challenges := cfg.TLS.ACME[0].Challenges; len(challenges) > 0 {
 		q.Challenge = challenges[0]
 	}
+	if only := cfg.TLS.Challenge; only != "" && only != "auto" {
+		q.Challenge = only
+	}
 	if strings.HasPrefix(name, "*.") {
 		q.Challenge = "dns-01" // the only one that proves a wildcard (RFC 8555 section 8.4)
 	}
@@ -64,7 +67,9 @@ func CheckName(ctx context.Context, cfg *config.Config, name string, w io.Writer
 		for _, ca := range cfg.TLS.ACME {
 			ids, err := caaIdentities(ctx, ca.Directory, ca.Root)
 			if err != nil {
-				note += fmt.Sprintf("note: %v; what CAA allows is not compared with it\n", err)
+				note = fmt.Sprintf("note: %v; what CAA allows is not judged\n", err)
+				q.CAs = nil // it may allow that one
+				break
 			}
 			q.CAs = append(q.CAs, ids...)
 		}
