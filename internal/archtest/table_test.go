@@ -105,9 +105,7 @@ var goStatements = map[string]string{
 	"internal/proxy/h1forward.go:h1.watch":             "waited for by the function it returns",
 	"internal/proxy/h3.go:quicEngine.accept":           "one for each connection; counted, and Shutdown waits for them",
 	"internal/proxy/h3.go:quicEngine.leave":            "ends when every connection has; waited for by drain and by Cut",
-	"internal/proxy/h1.go:Server.restOn":               "as Server.accept: a connection that rests goes on with a fresh stack",
-	"internal/proxy/listen.go:Server.carry":            "as Server.accept: after the handshake, with a fresh stack",
-	"internal/proxy/listen.go:Server.accept":           "one for each connection; counted, and Shutdown waits for them",
+	"internal/proxy/listen.go:Server.spawn":            "one for each connection; counted, and Shutdown waits for them",
 	"internal/upstream/upload.go:link.startUpload":     "waited for: by the exchange, or by Close",
 }
 
@@ -126,6 +124,7 @@ var exits = map[string]string{
 // sleeps may call time.Sleep in a test: helpers that only bubbles of
 // testing/synctest call.
 var sleeps = map[string]string{
+	"internal/h2/raw_test.go:pass":             "every raw client lives in a bubble",
 	"internal/tlsmgr/story_test.go:stage.stop": "only the stories call it, inside their bubbles",
 }
 

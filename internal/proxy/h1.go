@@ -131,15 +131,13 @@ var errLongRest = errors.New("proxy: the connection rests")
 
 // restOn waits for the next request in a goroutine of its own.
 func (s *Server) restOn(c *clientConn, nc net.Conn, armed time.Time) {
-	s.accepting.Add(1)
-	go func() { // ends with the connection; Shutdown waits for it
-		defer s.accepting.Done()
+	s.spawn(c, func() {
 		if _, err := s.awaitByte(c, nc, armed, false); err != nil {
 			c.closeWith(nc)
 			return
 		}
 		s.serveAwake(c, nc)
-	}()
+	})
 }
 
 // serveAwake serves a connection whose next request has begun with c.one.

@@ -106,13 +106,26 @@ func (s *Server) accept(nc net.Conn, kind Kind) {
 		return
 	}
 	s.conns[c] = struct{}{}
-	s.accepting.Add(1)
-	s.mu.Unlock()
 	s.metrics.connections.WithLabelValues(kind.String()).Inc()
 	s.metrics.openConns.WithLabelValues(kind.String()).Inc()
-	go func() { // ends with the connection; Shutdown waits for it
+	s.spawn(c, func() { s.carry(c, trusted) })
+	s.mu.Unlock()
+}
+
+// spawn runs a part of a connection's life in a goroutine of its own, which
+// ends with the connection; Shutdown waits for it. s.accepting already counts
+// whoever calls, or s.mu is held. A panic of ours costs that connection alone.
+func (s *Server) spawn(c *clientConn, part func()) {
+	s.accepting.Add(1)
+	go func() {
 		defer s.accepting.Done()
-		s.carry(c, trusted)
+		defer func() {
+			if p := recover(); p != nil {
+				s.panicked(p)
+				c.abort()
+			}
+		}()
+		part()
 	}()
 }
 
@@ -142,11 +155,7 @@ func (s *Server) carry(c *clientConn, trusted bool) {
 	}
 	// The handshake has grown this goroutine's stack beyond what serving
 	// needs: a fresh one is smaller for all the time the connection rests.
-	s.accepting.Add(1)
-	go func() { // ends with the connection; Shutdown waits for it
-		defer s.accepting.Done()
-		s.serveTLS(c, tc)
-	}()
+	s.spawn(c, func() { s.serveTLS(c, tc) })
 }
 
 // serve speaks the protocol that was agreed on, to the end of the connection.
