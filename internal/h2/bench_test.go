@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 		benchServer(kind)
 		return
 	}
-	os.Exit(m.Run())
+	m.Run()
 }
 
 var (
@@ -59,7 +59,7 @@ func benchServer(kind string) {
 	}
 	go func() { // as long as the owner lives
 		io.Copy(io.Discard, os.Stdin)
-		os.Exit(0)
+		ln.Close()
 	}()
 	fmt.Println(ln.Addr())
 	id := 0

@@ -1,7 +1,6 @@
 package h2
 
 import (
-	"bytes"
 	"errors"
 	"io"
 	"net"
@@ -65,6 +64,7 @@ type Conn struct {
 	broken   bool      // a write failed; nothing more is written
 
 	err      error // why the connection ends
+	shut     bool  // Shutdown came before Serve
 	stopped  bool  // nothing is read or written any more
 	goaway   goawayStage
 	goawayID uint32
@@ -136,7 +136,11 @@ func (c *Conn) Serve() error {
 	c.arm(c.cfg.IdleTimeout, c.start)
 	c.appendSettings()
 	c.flush()
+	shut := c.shut
 	c.mu.Unlock()
+	if shut {
+		c.Shutdown()
+	}
 	return c.end(c.read())
 }
 
@@ -292,7 +296,7 @@ func (c *Conn) Shutdown() {
 		return
 	}
 	if c.timer == nil { // Serve was not called yet
-		c.stop(nil)
+		c.shut = true
 		return
 	}
 	c.goaway, c.goawayAt = goawayWarned, time.Now()
@@ -592,6 +596,3 @@ func (r *closedRing) find(id uint32) closer {
 	}
 	return unknown
 }
-
-// equalFold compares two authorities.
-func equalFold(a, b string) bool { return bytes.EqualFold([]byte(a), []byte(b)) }

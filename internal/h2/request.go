@@ -2,6 +2,7 @@ package h2
 
 import (
 	"encoding/binary"
+	"strings"
 	"time"
 
 	"golang.org/x/net/http2/hpack"
@@ -318,7 +319,7 @@ func (b *block) complete() {
 	if b.hasHost {
 		if b.pseudo&hasAuthority == 0 {
 			st.Authority = b.host
-		} else if st.Authority != b.host && !equalFold(st.Authority, b.host) {
+		} else if st.Authority != b.host && !strings.EqualFold(st.Authority, b.host) {
 			b.malformed = true
 		}
 	}
