@@ -6,22 +6,33 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// backend is a target with its connections. Its health is guarded by the
-// pool's lock, the rest by mu.
+// backend is a target with its connections. What it is thought of is guarded by
+// the pool's lock, the connections by mu.
 type backend struct {
 	Target
 	pool      *Pool
 	transport *http.Transport
-	fake      string      // address for net/http, which never uses it
-	tlsBoth   *tls.Config // offers h2 and http/1.1; nil without TLS
-	tlsOne    *tls.Config // offers http/1.1, for upgrades
-	health    health
+	fake      string             // address for net/http, which never uses it
+	tlsBoth   *tls.Config        // offers h2 and http/1.1; nil without TLS
+	tlsOne    *tls.Config        // offers http/1.1, for upgrades
 	answered  prometheus.Counter // nil without metrics
+	weight    float64
+	active    atomic.Int64 // requests under way
+
+	health   health
+	breaker  *breaker // nil: none
+	out      bool     // no request goes there, but to try it
+	since    time.Time
+	starts   bool      // it came back and starts slowly
+	special  bool      // out or starts
+	checking bool      // a check is under way
+	checkAt  time.Time // of the next check; zero: none was planned yet
 
 	mu      sync.Mutex
 	idle    shelf[*conn] // HTTP/1.1, for RoundTrip
@@ -33,6 +44,26 @@ type backend struct {
 	sweeper *time.Timer
 	armed   bool // sweeper runs
 	closed  bool
+}
+
+// usable reports whether a request may go to b, and whether it then finds out
+// if b is back. The pool's lock is held.
+func (b *backend) usable(now time.Time) (ok, probe bool) {
+	ok, probe = b.health.usable(now)
+	if !ok {
+		return false, false
+	}
+	closed, trial := b.breaker.usable(now)
+	return closed, probe || trial
+}
+
+// begins notes that a request finds out whether b is back. The pool's lock is
+// held.
+func (b *backend) begins() {
+	b.health.probing = !b.health.up()
+	if b.breaker.open() {
+		b.breaker.trying = true
+	}
 }
 
 // dialCall lets the requests that arrive together share one new HTTP/2
@@ -104,6 +135,7 @@ func (b *backend) lead(ctx context.Context, call *dialCall) (*conn, error) {
 // opened notes a new connection, which the caller holds.
 func (b *backend) opened(c *conn, h1 bool) {
 	b.pool.cfg.Metrics.opened(b.text)
+	b.pool.reached(b)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !h1 {

@@ -34,6 +34,7 @@ func (c *conn) Close() error { return c.cc.Close() }
 // connection back. body is r's and may be nil.
 func (c *conn) send(r *http.Request, body *replayBody) (resp *http.Response, x exchange) {
 	x.reused = c.uses.Add(1) > 1
+	c.b.active.Add(1)
 	out := c.outgoing(r)
 	out.Body = nil
 	if body != nil {
@@ -63,6 +64,7 @@ func (c *conn) send(r *http.Request, body *replayBody) (resp *http.Response, x e
 		}
 		c.release()
 	case resp.StatusCode == http.StatusSwitchingProtocols && c.tap != nil:
+		c.b.active.Add(-1)
 		c.tap.upgrade() // Body is the connection, and the caller's
 	case c.tap != nil && c.cc.Available() == 1:
 		c.release() // there is no body to wait for
@@ -111,6 +113,7 @@ func (c *conn) requestLine(out *http.Request) (placeholder, line []byte) {
 // release gives the connection back after an exchange: to the pool if it can
 // carry another, else to the kernel.
 func (c *conn) release() {
+	c.b.active.Add(-1)
 	if c.tap == nil {
 		c.b.touch(c)
 		return

@@ -3,6 +3,7 @@ package upstream
 import (
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -60,12 +61,12 @@ func TestHealthStory(t *testing.T) {
 	now = now.Add(time.Millisecond)
 	check("after 2s", true, true)
 	h.probing = true
-	if !h.recovered(now) || h.recovered(now) {
+	if !h.recovered() || h.recovered() {
 		t.Error("recovery is not one change")
 	}
 	check("back", true, false)
-	if h.lastErr != "connection refused" || !h.since.Equal(now) {
-		t.Errorf("last error %q, since %s", h.lastErr, h.since)
+	if h.lastErr != "connection refused" {
+		t.Errorf("last error %q", h.lastErr)
 	}
 	h.failed(now, refused, 0)
 	if got := h.next.Sub(now); got != time.Second {
@@ -73,52 +74,116 @@ func TestHealthStory(t *testing.T) {
 	}
 }
 
-func TestChoose(t *testing.T) {
+// TestUsableInTurn: what is down or was tried gives its turns to all the
+// others alike.
+func TestUsableInTurn(t *testing.T) {
 	now := time.Unix(1e9, 0)
-	up := func() *health { return &health{} }
-	down := func() *health { return &health{failures: 1, next: now.Add(time.Second)} }
-	due := func() *health { return &health{failures: 1, next: now} }
+	up := health{}
+	down := health{failures: 1, next: now.Add(time.Second)}
+	due := health{failures: 1, next: now}
 	for _, tt := range []struct {
 		name  string
-		hs    []*health
+		hs    []health
 		tried []bool
 		want  []int // for turn 0, 1, 2…; -1 none
 		probe int   // index that comes with probe; -1 none
 	}{
-		{"all up", []*health{up(), up(), up()}, []bool{false, false, false}, []int{0, 1, 2, 0}, -1},
-		{"one down: even shares for the others", []*health{up(), down(), up()}, []bool{false, false, false}, []int{0, 2, 0, 2}, -1},
-		{"one tried", []*health{up(), up(), up()}, []bool{true, false, false}, []int{1, 2, 1, 2}, -1},
-		{"due comes back into turn", []*health{up(), due()}, []bool{false, false}, []int{0, 1, 0}, 1},
-		{"all down", []*health{down(), down()}, []bool{false, false}, []int{-1, -1}, -1},
-		{"the rest is down", []*health{up(), down()}, []bool{true, false}, []int{-1, -1}, -1},
+		{"all up", []health{up, up, up}, []bool{false, false, false}, []int{0, 1, 2, 0}, -1},
+		{"one down: even shares for the others", []health{up, down, up}, []bool{false, false, false}, []int{0, 2, 0, 2}, -1},
+		{"one tried", []health{up, up, up}, []bool{true, false, false}, []int{1, 2, 1, 2}, -1},
+		{"due comes back into turn", []health{up, due}, []bool{false, false}, []int{0, 1, 0}, 1},
+		{"all down", []health{down, down}, []bool{false, false}, []int{-1, -1}, -1},
+		{"the rest is down", []health{up, down}, []bool{true, false}, []int{-1, -1}, -1},
 	} {
 		for turn, want := range tt.want {
-			i, probe, ok := choose(tt.hs, tt.tried, uint64(turn), now)
-			if !ok {
-				i = -1
+			cs := make([]candidate, len(tt.hs))
+			for i := range tt.hs {
+				use, probe := tt.hs[i].usable(now)
+				cs[i].probe = probe
+				if use && !tt.tried[i] {
+					cs[i].share = 1
+				}
 			}
-			if i != want || probe != (ok && i == tt.probe) {
-				t.Errorf("%s, turn %d: %d, probe %t; want %d", tt.name, turn, i, probe, want)
+			i := choose(cs, draw{even: true, turn: uint64(turn)})
+			if i != want || i >= 0 && cs[i].probe != (i == tt.probe) {
+				t.Errorf("%s, turn %d: %d; want %d", tt.name, turn, i, want)
 			}
 		}
 	}
 }
 
 func TestRetryAfter(t *testing.T) {
-	now := time.Unix(1e9, 0)
-	at := func(d time.Duration) *health { return &health{failures: 1, next: now.Add(d)} }
+	a, b := mustTarget(t, "127.0.0.1:1"), mustTarget(t, "127.0.0.1:2")
 	for _, tt := range []struct {
-		hs   []*health
+		next []time.Duration
 		want time.Duration
 	}{
-		{[]*health{at(8 * time.Second), at(3 * time.Second)}, 3 * time.Second},
-		{[]*health{at(10 * time.Millisecond)}, time.Second},
-		{[]*health{at(-time.Second)}, time.Second}, // another request is trying it
+		{[]time.Duration{8 * time.Second, 3 * time.Second}, 3 * time.Second},
+		{[]time.Duration{10 * time.Millisecond}, time.Second},
+		{[]time.Duration{-time.Second}, time.Second}, // another request is trying it
 	} {
-		if got := retryAfter(tt.hs, now); got != tt.want {
-			t.Errorf("got %s, want %s", got, tt.want)
+		synctest.Test(t, func(t *testing.T) {
+			p, err := New(Config{Targets: []Target{a, b}[:len(tt.next)]})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, d := range tt.next {
+				p.backends[i].health = health{failures: 1, next: time.Now().Add(d)}
+			}
+			var down *DownError
+			if err := p.downError(); !errors.As(err, &down) || down.RetryAfter != tt.want {
+				t.Errorf("got %v, want %s", err, tt.want)
+			}
+		})
+	}
+}
+
+func mustTarget(t testing.TB, s string) Target {
+	t.Helper()
+	target, err := ParseTarget(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return target
+}
+
+// TestCheckStory follows one backend through active checks.
+func TestCheckStory(t *testing.T) {
+	rule := &Check{Healthy: 2, Unhealthy: 3}
+	bad := errors.New("check /: status 500, want 200-399")
+	now := time.Unix(1e9, 0)
+	next := now.Add(10 * time.Second)
+	var h health
+	step := func(what string, err error, up bool) {
+		t.Helper()
+		h.checked(err, rule, next)
+		if h.up() != up {
+			t.Errorf("%s: up %t, want %t", what, h.up(), up)
 		}
 	}
+	step("passed", nil, true)
+	step("one bad", bad, true)
+	step("two bad", bad, true)
+	step("good in between", nil, true)
+	step("one bad", bad, true)
+	step("two bad", bad, true)
+	step("three bad", bad, false)
+	if ok, _ := h.usable(now.Add(time.Hour)); ok || !h.next.Equal(next) {
+		t.Errorf("a sick backend may be tried by a request: %t, next %s", ok, h.next)
+	}
+	h.recovered()
+	if h.up() {
+		t.Error("an old request made a sick backend well")
+	}
+	step("one good", nil, false)
+	step("bad again", bad, false)
+	step("one good", nil, false)
+	step("two good", nil, true)
+	h.failed(now, errors.New("refused"), 0)
+	if h.up() {
+		t.Error("up after a failed dial")
+	}
+	step("a check passed after a failed dial", nil, true)
 }
 
 func TestResendRule(t *testing.T) {

@@ -79,6 +79,7 @@ func (b *backend) link(ctx context.Context, w want) (*link, error) {
 		return nil, err
 	}
 	b.pool.cfg.Metrics.opened(b.text)
+	b.pool.reached(b)
 	l := &link{b: b, nc: nc, base: base, peek: newPeek(base)}
 	l.cancel = l.giveUp
 	l.in.Reset(l, nil)
@@ -155,6 +156,7 @@ func (l *link) giveUp() {
 // begin prepares an exchange.
 func (l *link) begin(ctx context.Context, q *WireRequest) {
 	l.uses++
+	l.b.active.Add(1)
 	l.q, l.ctx = q, ctx
 	l.got, l.sent, l.full, l.spoilt, l.told, l.bad = 0, 0, false, false, 0, nil
 	l.until, l.untilErr = time.Time{}, nil
@@ -331,6 +333,7 @@ func (l *link) abandon() {
 
 // end lets go of what belongs to the exchange.
 func (l *link) end() {
+	l.b.active.Add(-1)
 	l.q, l.ctx = nil, nil
 	l.in.SetBuffer(nil)
 	l.b.pool.buffers.put(&l.mem)

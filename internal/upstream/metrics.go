@@ -17,6 +17,8 @@ type Metrics struct {
 	closed   *prometheus.CounterVec
 	idle     *prometheus.GaugeVec
 	up       *prometheus.GaugeVec
+	checks   *prometheus.CounterVec
+	held     prometheus.Gauge
 
 	mu    sync.Mutex
 	state map[string]*targetState // by target; guarded by mu
@@ -36,7 +38,7 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"target", "result"}),
 		retries: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_upstream_retries_total",
-			Help: "Requests tried again, by reason: dial (next backend), stale (the pooled connection had died), refused (HTTP/2 said so).",
+			Help: "Requests tried again, by reason: dial (next backend), stale (the pooled connection had died), refused (HTTP/2 said so), restart (a route with hold met a backend that went down), and by configuration closed, timeout, malformed, status; budget counts those that were not, for want of budget.",
 		}, []string{"reason"}),
 		conns: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "postern_upstream_connections_opened_total",
@@ -52,12 +54,20 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		}, []string{"target"}),
 		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "postern_upstream_backend_up",
-			Help: "1 while a backend is used, 0 while it is left out after failed dials.",
+			Help: "1 while a backend is used, 0 while it is left out after failed dials or checks, or because its circuit is open.",
 		}, []string{"target"}),
+		checks: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "postern_upstream_checks_total",
+			Help: "Active health checks of a backend, by result: passed or failed.",
+		}, []string{"target", "result"}),
+		held: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "postern_upstream_held_requests",
+			Help: "Requests that wait for a backend to come back.",
+		}),
 		state: make(map[string]*targetState),
 	}
-	reg.MustRegister(m.attempts, m.retries, m.conns, m.closed, m.idle, m.up)
-	for _, reason := range []string{retryDial, retryStale, retryRefused} {
+	reg.MustRegister(m.attempts, m.retries, m.conns, m.closed, m.idle, m.up, m.checks, m.held)
+	for _, reason := range []string{retryDial, retryStale, retryRefused, retryClosed, retryTimeout, retryBad, retryStatus, retryRestart, retryBroke} {
 		m.retries.WithLabelValues(reason)
 	}
 	return m
@@ -76,6 +86,19 @@ func (m *Metrics) answered(target string) prometheus.Counter {
 		return nil
 	}
 	return m.attempts.WithLabelValues(target, classOK)
+}
+
+func (m *Metrics) check(target, result string) {
+	if m != nil {
+		m.checks.WithLabelValues(target, result).Inc()
+	}
+}
+
+// hold counts requests that begin (1) or end (-1) to wait for a backend.
+func (m *Metrics) hold(n float64) {
+	if m != nil {
+		m.held.Add(n)
+	}
 }
 
 // foundClosed counts an idle connection that was of no use.

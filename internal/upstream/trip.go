@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"time"
 )
@@ -25,9 +26,12 @@ type trip struct {
 	via     carrier
 	tr      *Trace
 	turn    uint64
-	tried   []bool // backends that could not be reached; nil while there are none
+	key     uint64 // for balancing by Hash
+	tried   []bool // backends that are not to be tried now; nil while there are none
 	want    want
 	resends int
+	tries   int // attempts whose requests may have reached a backend
+	wait    waiting
 }
 
 // carrier makes the attempts of one trip, one after the other: by net/http
@@ -42,6 +46,19 @@ type carrier interface {
 
 	// replayable reports whether another attempt would see the whole body.
 	replayable() bool
+
+	// idempotent reports whether the method may be repeated.
+	idempotent() bool
+
+	// status is the answer's, after a good send.
+	status() int
+
+	// drop lets go of an answer that is not passed on.
+	drop()
+
+	// watch has the client watched while nothing is sent, until stop is
+	// called; cancel may be called when it is gone.
+	watch(cancel func()) (stop func())
 
 	// broke returns the error that reading the client's body ended with.
 	broke() error
@@ -82,6 +99,14 @@ func (v *roundTrip) send(context.Context) (x exchange) {
 
 func (v *roundTrip) replayable() bool { return v.body.replayable() }
 func (v *roundTrip) broke() error     { return v.body.broke() }
+func (v *roundTrip) status() int      { return v.resp.StatusCode }
+func (v *roundTrip) idempotent() bool { return idempotent(v.r.Method) }
+
+func (v *roundTrip) drop() {
+	_, _ = io.CopyN(io.Discard, v.resp.Body, 4<<10) // a short one to its end, so that the connection is kept
+	_ = v.resp.Body.Close()                         // nobody wants the rest
+	v.resp = nil
+}
 
 // RoundTrip sends r to one of the backends and returns the response, as
 // http.RoundTripper asks. It does not change r, and closes r.Body in any case,
@@ -105,6 +130,9 @@ func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 	start := time.Now()
 	v := &roundTrip{r: r, body: newReplayBody(r)}
 	t := trip{p: p, ctx: r.Context(), via: v, tr: traceOf(r.Context()), turn: p.turn.Add(1) - 1}
+	if p.cfg.Balance == Hash {
+		t.key = keyOf(r.Context())
+	}
 	t.want.h1 = len(r.Header["Upgrade"]) > 0
 	// A body that does not fit the replay buffer must not meet a connection
 	// that the backend is just closing.
@@ -122,25 +150,47 @@ func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 	return v.resp, nil
 }
 
-// run goes from backend to backend until one can be reached.
+// run goes from backend to backend until one answers.
 func (t *trip) run() error {
+	if t.p.cfg.Retry != nil {
+		t.p.budget.earn(t.p.cfg.Retry.Budget)
+	}
+	err := t.backends()
+	t.wait.end(t.p)
+	return err
+}
+
+func (t *trip) backends() error {
 	var last error
+	sent := false // last came of a request that was sent
 	for {
 		i, probe, ok := t.p.pick(t)
-		switch {
-		case !ok && last == nil:
-			return t.p.downError()
-		case !ok:
+		if !ok && sent && t.tried != nil {
+			t.tried, sent = nil, false // once more the one that there is
+			continue
+		}
+		if !ok {
+			wait, err := t.hold()
+			switch {
+			case err != nil:
+				return fmt.Errorf("request given up while no backend was up: %w", err)
+			case wait:
+				t.tried = nil
+				continue
+			case last == nil:
+				return t.p.downError()
+			}
 			return last
-		case last != nil:
+		}
+		if last != nil && t.tried != nil && !sent {
 			t.p.cfg.Metrics.retry(retryDial)
 		}
-		b := t.p.backends[i]
-		next, err := t.on(b, probe)
+		tries := t.tries
+		next, err := t.on(t.p.backends[i], probe)
 		if !next {
 			return err
 		}
-		last = err
+		last, sent = err, t.tries > tries
 		if t.tried == nil {
 			t.tried = make([]bool, len(t.p.backends))
 		}
@@ -148,8 +198,7 @@ func (t *trip) run() error {
 	}
 }
 
-// on tries one backend. next means that nothing was sent to it and another may
-// be tried.
+// on tries one backend. next means that another may be tried.
 func (t *trip) on(b *backend, probe bool) (next bool, err error) {
 	if probe {
 		defer t.p.abandoned(b) // does nothing if something was found out
@@ -166,10 +215,7 @@ func (t *trip) on(b *backend, probe bool) (next bool, err error) {
 			t.p.reached(b)
 		}
 		if x.err == nil {
-			if b.answered != nil {
-				b.answered.Inc()
-			}
-			return false, nil
+			return t.answered(b)
 		}
 		err = t.failure(b, x)
 		t.p.cfg.Metrics.attempt(b.text, Class(err))
@@ -183,13 +229,64 @@ func (t *trip) on(b *backend, probe bool) (next bool, err error) {
 			resends:    t.resends,
 		})
 		if reason == "" {
-			return false, err
+			return t.failed(b, x, err)
 		}
 		t.resends++
 		t.tr.Retried = true
 		t.want.fresh = true
 		t.p.cfg.Metrics.retry(reason)
 	}
+}
+
+// answered deals with an answer's head.
+func (t *trip) answered(b *backend) (next bool, err error) {
+	if b.answered != nil {
+		b.answered.Inc()
+	}
+	rule := t.p.cfg.Retry
+	if b.breaker == nil && rule == nil {
+		return false, nil
+	}
+	status := t.via.status()
+	t.p.judge(b, status >= 500)
+	if rule == nil || status < 500 {
+		return false, nil
+	}
+	if !t.again(outcome{class: classOK, status: status, answered: true}) {
+		return false, nil
+	}
+	t.via.drop()
+	return true, &ResponseError{Target: b.text, Err: fmt.Errorf("status %d, and no backend to try again", status)}
+}
+
+// failed deals with an attempt that came to nothing after its request was
+// sent, perhaps in part.
+func (t *trip) failed(b *backend, x exchange, err error) (next bool, _ error) {
+	if isResponseError(err) || x.late != "" && t.ctx.Err() == nil {
+		t.p.judge(b, true)
+	}
+	if t.p.cfg.Retry == nil && t.p.cfg.Hold <= 0 {
+		return false, err
+	}
+	return t.again(outcome{class: Class(err), answered: x.answered}), err
+}
+
+// again decides about a retry, and pays for it.
+func (t *trip) again(o outcome) bool {
+	t.tries++
+	o.idempotent, o.replayable = t.via.idempotent(), t.via.replayable()
+	o.tries, o.hold = t.tries, t.p.cfg.Hold > 0
+	reason := t.p.cfg.Retry.again(o)
+	if reason == "" {
+		return false
+	}
+	if reason != retryRestart && !t.p.budget.spend() {
+		t.p.cfg.Metrics.retry(retryBroke)
+		return false
+	}
+	t.p.cfg.Metrics.retry(reason)
+	t.tr.Retried = true
+	return true
 }
 
 // notReached judges an error of get.

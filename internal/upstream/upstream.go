@@ -66,6 +66,30 @@ type Config struct {
 	// beyond it the longest idle one is closed. 0 means 512.
 	MaxIdlePerTarget int
 
+	// Balance is how requests are spread; see WithKey and WireRequest.Key for
+	// Hash.
+	Balance Balance
+
+	// Weights are the shares of Targets, 1 or more each. nil: all the same.
+	Weights []int
+
+	// Check is the active health check. nil: none; only failed dials tell.
+	Check *Check
+
+	// SlowStart is how long a backend that was out takes to get its whole
+	// share again, which grows from a tenth. 0: it has it at once.
+	SlowStart time.Duration
+
+	// Breaker leaves backends alone that answer badly. nil: none.
+	Breaker *Breaker
+
+	// Retry sends requests again that may have reached a backend. nil: never.
+	Retry *Retry
+
+	// Hold is how long a request waits while no backend can be reached.
+	// 0: not at all. At most 1024 wait at a time.
+	Hold time.Duration
+
 	// TLS is the base of the client configuration towards https targets:
 	// RootCAs, Certificates, ServerName, InsecureSkipVerify. It is cloned.
 	// nil means: the system's roots, the target's host as server name.
@@ -84,7 +108,13 @@ type Config struct {
 func (c Config) Equal(d Config) bool {
 	c, d = c.withDefaults(), d.withDefaults()
 	return slices.Equal(c.Targets, d.Targets) && c.Connect == d.Connect && c.Response == d.Response &&
-		c.Idle == d.Idle && c.MaxIdlePerTarget == d.MaxIdlePerTarget && c.TLS == d.TLS
+		c.Idle == d.Idle && c.MaxIdlePerTarget == d.MaxIdlePerTarget && c.TLS == d.TLS &&
+		c.Balance == d.Balance && slices.Equal(c.Weights, d.Weights) && same(c.Check, d.Check) && c.SlowStart == d.SlowStart &&
+		same(c.Breaker, d.Breaker) && c.Retry.equal(d.Retry) && c.Hold == d.Hold
+}
+
+func same[T comparable](a, b *T) bool {
+	return a == b || a != nil && b != nil && *a == *b
 }
 
 func (c Config) withDefaults() Config {
@@ -104,13 +134,20 @@ func (c Config) withDefaults() Config {
 type Pool struct {
 	cfg      Config
 	backends []*backend
-	healths  []*health // of backends, in their order; guarded by mu
+	even     bool // the weights are all the same
+	plain    bool // while all backends are up, they take turns
 	turn     atomic.Uint64
+	budget   budget
+	holding  atomic.Int32 // requests that are held
+	watch    atomic.Pointer[Watch]
 	buffers  buffers
 
-	mu   sync.Mutex
-	down atomic.Int32 // backends that are down; written under mu
-	shut bool         // guarded by mu
+	mu         sync.Mutex
+	special    atomic.Int32  // backends that are out or starting slowly; written under mu
+	candidates []candidate   // of backends, in their order; guarded by mu
+	news       chan struct{} // closed when a backend is back; guarded by mu, nil if nobody waits
+	knocking   bool          // a held request looks for backends; guarded by mu
+	shut       bool          // guarded by mu
 }
 
 // New returns a Pool. It opens no connection.
@@ -119,19 +156,31 @@ func New(cfg Config) (*Pool, error) {
 	switch {
 	case len(cfg.Targets) == 0:
 		return nil, errors.New("upstream: no targets, want at least one")
+	case cfg.Weights != nil && (len(cfg.Weights) != len(cfg.Targets) || slices.Min(cfg.Weights) < 1):
+		return nil, errors.New("upstream: weights do not fit the targets, want 1 or more for each")
 	case cfg.Connect < 0 || cfg.Response < 0 || cfg.Idle < 0 || cfg.MaxIdlePerTarget < 0:
 		return nil, errors.New("upstream: negative limit, want 0 or more")
 	}
 	cfg.Targets = slices.Clone(cfg.Targets)
-	p := &Pool{cfg: cfg}
+	p := &Pool{cfg: cfg, candidates: make([]candidate, len(cfg.Targets))}
+	p.even = cfg.Weights == nil || slices.Min(cfg.Weights) == slices.Max(cfg.Weights)
+	p.plain = cfg.Balance == RoundRobin && p.even || len(cfg.Targets) == 1
+	p.budget.have.Store(mostSaved)
 	plain := newTransport(&cfg, false)
 	var h2c *http.Transport
 	now := time.Now()
-	for _, t := range cfg.Targets {
+	for i, t := range cfg.Targets {
 		if t == (Target{}) {
 			return nil, errors.New("upstream: empty target, want one from ParseTarget")
 		}
-		b := &backend{Target: t, pool: p, transport: plain, fake: t.addr, health: health{since: now}}
+		b := &backend{Target: t, pool: p, transport: plain, fake: t.addr, since: now, weight: 1}
+		if cfg.Weights != nil {
+			b.weight = float64(cfg.Weights[i])
+		}
+		if cfg.Breaker != nil {
+			b.breaker = &breaker{rule: *cfg.Breaker}
+		}
+		p.candidates[i].seed = mix(Key(t.text))
 		b.answered = cfg.Metrics.answered(t.text)
 		switch {
 		case t.h2c && h2c == nil:
@@ -146,7 +195,6 @@ func New(cfg Config) (*Pool, error) {
 			b.fake = "localhost:80"
 		}
 		p.backends = append(p.backends, b)
-		p.healths = append(p.healths, &b.health)
 	}
 	for _, t := range cfg.Targets {
 		cfg.Metrics.change(t.text, 1, 0)
@@ -179,7 +227,7 @@ func (p *Pool) Close() {
 	p.shut = true
 	if !was {
 		for _, b := range p.backends {
-			p.cfg.Metrics.change(b.text, -1, -btoi(!b.health.up()))
+			p.cfg.Metrics.change(b.text, -1, -btoi(b.out))
 		}
 	}
 	p.mu.Unlock()
@@ -193,7 +241,7 @@ type TargetStatus struct {
 	Target    string
 	Up        bool
 	Since     time.Time // of the last change, or of New
-	LastError string    // of the last failed dial, kept after recovery; "" if there was none
+	LastError string    // of the last failed dial or check, kept after recovery, or why the circuit is open; "" if there was none
 	NextTry   time.Time // when a request will try it again; zero if up
 }
 
@@ -203,66 +251,101 @@ func (p *Pool) Status() []TargetStatus {
 	defer p.mu.Unlock()
 	out := make([]TargetStatus, 0, len(p.backends))
 	for _, b := range p.backends {
-		h := &b.health
-		out = append(out, TargetStatus{b.text, h.up(), h.since, h.lastErr, h.next})
+		s := TargetStatus{b.text, !b.out, b.since, b.health.lastErr, b.health.next}
+		if b.breaker.open() && b.health.up() {
+			s.LastError, s.NextTry = b.breaker.why, b.breaker.until
+		}
+		out = append(out, s)
 	}
 	return out
-}
-
-// pick chooses the backend for the next attempt of t.
-func (p *Pool) pick(t *trip) (i int, probe, ok bool) {
-	if p.down.Load() == 0 && t.tried == nil {
-		return int(t.turn % uint64(len(p.backends))), false, true
-	}
-	if t.tried == nil {
-		t.tried = make([]bool, len(p.backends))
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	i, probe, ok = choose(p.healths, t.tried, t.turn, time.Now())
-	if probe {
-		p.healths[i].probing = true
-	}
-	return i, probe, ok
 }
 
 func (p *Pool) downError() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return &DownError{RetryAfter: retryAfter(p.healths, time.Now())}
+	now := time.Now()
+	d := lastPause
+	for _, b := range p.backends {
+		switch {
+		case !b.health.up():
+			d = min(d, b.health.next.Sub(now))
+		case b.breaker.open():
+			d = min(d, b.breaker.until.Sub(now))
+		}
+	}
+	// A probe under way leaves a time in the past; clients count in seconds.
+	return &DownError{RetryAfter: max(d, time.Second)}
+}
+
+// settleLocked draws the consequences of a change of what is known about b. It
+// reports whether b is in or out now and was not before.
+func (p *Pool) settleLocked(b *backend, now time.Time) (changed bool) {
+	out := !b.health.up() || b.breaker.open()
+	if changed = out != b.out; changed {
+		b.out, b.since, b.starts = out, now, !out
+		p.changeLocked(b, btoi(out)-btoi(!out))
+		if !out {
+			p.tellLocked()
+		}
+	}
+	b.starts = b.starts && now.Sub(b.since) < p.cfg.SlowStart
+	if special := out || b.starts; special != b.special {
+		b.special = special
+		p.special.Add(int32(btoi(special) - btoi(!special)))
+	}
+	return changed
 }
 
 // dialFailed leaves b out for a while.
 func (p *Pool) dialFailed(b *backend, err error) {
+	now := time.Now()
 	p.mu.Lock()
-	changed := b.health.failed(time.Now(), err, rand.Float64())
-	pause := time.Until(b.health.next)
-	if changed {
-		p.down.Add(1)
-		p.changeLocked(b, 1)
-	}
+	b.health.failed(now, err, rand.Float64())
+	pause := b.health.next.Sub(now)
+	changed := p.settleLocked(b, now)
 	p.mu.Unlock()
+	if w := p.watch.Load(); w != nil {
+		w.poke()
+	}
 	if changed {
 		p.cfg.Log.Warn("backend down", "target", b.text, "class", Class(err), "retry_in", pause, "err", err)
 	}
 }
 
-// reached puts b back if it was left out.
+// reached puts b back if failed dials had it left out.
 func (p *Pool) reached(b *backend) {
-	if p.down.Load() == 0 {
+	if p.special.Load() == 0 {
 		return
 	}
 	now := time.Now()
 	p.mu.Lock()
-	since := b.health.since
-	changed := b.health.recovered(now)
-	if changed {
-		p.down.Add(-1)
-		p.changeLocked(b, -1)
-	}
+	since := b.since
+	b.health.recovered()
+	changed := p.settleLocked(b, now)
 	p.mu.Unlock()
 	if changed {
-		p.cfg.Log.Info("backend up", "target", b.text, "down_for", now.Sub(since).Round(time.Millisecond))
+		p.logChange(b, false, now.Sub(since), "", nil)
+	}
+}
+
+// judge tells the breaker of b how a request went.
+func (p *Pool) judge(b *backend, bad bool) {
+	if b.breaker == nil {
+		return
+	}
+	now := time.Now()
+	p.mu.Lock()
+	since := b.since
+	b.breaker.note(now, bad)
+	changed := p.settleLocked(b, now)
+	out, why := b.out, b.breaker.why
+	p.mu.Unlock()
+	if changed {
+		var err error
+		if out {
+			err = errors.New(why)
+		}
+		p.logChange(b, out, now.Sub(since), "breaker", err)
 	}
 }
 
@@ -277,6 +360,9 @@ func (p *Pool) abandoned(b *backend) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	b.health.abandoned()
+	if b.breaker != nil {
+		b.breaker.trying = false
+	}
 }
 
 func btoi(b bool) int {

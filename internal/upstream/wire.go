@@ -1,6 +1,7 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net"
@@ -16,6 +17,9 @@ type WireRequest struct {
 	// Head is the complete head, its empty line included. It is sent as it
 	// stands: that it is well-formed and fits the body is the caller's work.
 	Head []byte
+
+	// Key is what a pool that balances by Hash goes by.
+	Key uint64
 
 	// IsHead says that the method is HEAD, whose answers have no body.
 	IsHead bool
@@ -116,6 +120,20 @@ func (v *wireTrip) replayable() bool {
 }
 
 func (v *wireTrip) broke() error { return v.bad }
+func (v *wireTrip) status() int  { return v.head.Status }
+
+func (v *wireTrip) idempotent() bool {
+	method, _, _ := bytes.Cut(v.q.Head, []byte(" "))
+	return idempotent(string(method))
+}
+
+// drop ends the exchange of an answer that is not passed on.
+func (v *wireTrip) drop() {
+	l := v.link
+	v.link = nil
+	_, _ = l.in.BufferedBody() // a short one may be here to its end
+	l.finish()
+}
 
 // Wire sends q to one of the backends and returns when the head of the answer
 // is there, in res. The rest is read with res.Body. Backends, health, limits,
@@ -136,7 +154,7 @@ func (p *Pool) Wire(ctx context.Context, q *WireRequest, res *WireResponse, tr *
 	}
 	*tr = Trace{}
 	v.q, v.head, v.link, v.bad = q, &res.Response, nil, nil
-	t := trip{p: p, ctx: ctx, via: v, tr: tr, turn: p.turn.Add(1) - 1}
+	t := trip{p: p, ctx: ctx, via: v, tr: tr, turn: p.turn.Add(1) - 1, key: q.Key}
 	t.want = want{h1: true, fresh: !v.replayable()}
 	err := t.run()
 	v.q = nil
