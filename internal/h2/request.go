@@ -361,6 +361,7 @@ func (c *Conn) answerItself(st *Stream, b *block) error {
 	st.head.reset()
 	st.head.add([]byte("content-length"), []byte("0"))
 	c.appendHead(st.id, status, &st.head, true)
+	c.urgent = true
 	if !b.end {
 		c.appendReset(st.id, NoError)
 		c.gone.add(st.id, byUs)

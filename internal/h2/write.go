@@ -19,8 +19,10 @@ const (
 	maxData   = tlsRecord - frameHeader
 )
 
-// appendHeader appends a frame header.
+// appendHeader appends a frame header. All but responses are urgent: nobody
+// else has a reason to write them.
 func (c *Conn) appendHeader(length int, kind, flags uint8, id uint32) {
+	c.urgent = c.urgent || kind > frameHeaders && kind != frameContinuation
 	c.wbuf = append(c.srv.bufs.room(c.wbuf, frameHeader),
 		byte(length>>16), byte(length>>8), byte(length), kind, flags,
 		byte(id>>24), byte(id>>16), byte(id>>8), byte(id))
@@ -139,7 +141,7 @@ func (c *Conn) flush() {
 			break // one of those goes on, and this goroutine with its own work
 		}
 		out := c.wbuf
-		c.wbuf = nil
+		c.wbuf, c.urgent = nil, false
 		if c.waiting > 0 {
 			c.space.Broadcast()
 		}
@@ -213,9 +215,10 @@ func (c *Conn) flushSoon() {
 	}
 }
 
-// flushElsewhere has another goroutine write what is waiting. mu is held.
+// flushElsewhere has another goroutine write what is waiting, if it is urgent:
+// a response that is not complete is left to its handler. mu is held.
 func (c *Conn) flushElsewhere() {
-	if c.writing || c.soon || len(c.wbuf) == 0 {
+	if c.writing || c.soon || !c.urgent || len(c.wbuf) == 0 {
 		return
 	}
 	c.writing = true
