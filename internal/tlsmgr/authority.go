@@ -336,6 +336,7 @@ func (a *authority) issue(ctx context.Context, csr *x509.CertificateRequest) (ac
 		if acct, err = a.account(ctx, client); err != nil {
 			return acme.Certificate{}, err
 		}
+		at.replaces = nil // it is another account's (RFC 9773 section 5)
 		chains, err = a.order(ctx, client, acct, csr, at)
 	}
 	if err != nil {
@@ -358,7 +359,11 @@ func (a *authority) order(ctx context.Context, client *acmez.Client, acct acme.A
 	params.Profile, params.Replaces = at.profile, at.replaces
 	chains, err := client.ObtainCertificate(ctx, params)
 	var p acme.Problem
-	if err != nil && !errors.As(err, &p) && ctx.Err() == nil {
+	var own *dns01Error
+	switch {
+	case errors.As(err, &own):
+		return nil, own
+	case err != nil && !errors.As(err, &p) && ctx.Err() == nil:
 		return nil, &unreached{err} // no answer that we understand
 	}
 	return chains, err

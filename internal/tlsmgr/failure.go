@@ -56,6 +56,7 @@ func explain(err error, said, now time.Time) failure {
 	var p acme.Problem
 	var status *statusError
 	var gone *unreached
+	var host *dns01Error
 	switch {
 	case errors.As(err, &p):
 		f.problem(p, now)
@@ -70,6 +71,8 @@ func explain(err error, said, now time.Time) failure {
 		}
 	case errors.As(err, &gone):
 		f.kind, f.means = failedUnreached, "the certificate authority cannot be reached"
+	case errors.As(err, &host):
+		f.means = "the TXT record for the certificate authority cannot be set at the DNS host"
 	}
 	if !f.until.After(now) || f.until.Sub(now) > 8*24*time.Hour {
 		f.until = time.Time{}
