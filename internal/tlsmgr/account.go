@@ -25,10 +25,6 @@ import (
 
 const noEmail = "default"
 
-// accountID names our account at the authority in budgets: another e-mail is
-// the same account, which only changes its contact.
-func (a *authority) accountID() string { return a.key }
-
 func (a *authority) usersKey() string { return path.Join("acme", safeKey(a.key), "users") }
 
 // accountKeys are the storage keys of the account for an e-mail.
@@ -103,13 +99,14 @@ func (a *authority) adopt(ctx context.Context, client *acmez.Client) (acme.Accou
 		}
 		acct.Contact = a.contact()
 		location, key := acct.Location, acct.PrivateKey
-		if _, err := client.GetDirectory(ctx); err != nil {
-			return acme.Account{}, false
-		}
-		acct, err = client.UpdateAccount(ctx, acct)
-		if err != nil {
-			a.log.Info("account of another e-mail is not taken over", "authority", a.host, "err", err)
-			continue
+		if len(acct.Contact) > 0 { // without one, the authority keeps what it has
+			if _, err := client.GetDirectory(ctx); err != nil {
+				return acme.Account{}, false
+			}
+			if acct, err = client.UpdateAccount(ctx, acct); err != nil {
+				a.log.Info("account of another e-mail is not taken over", "authority", a.host, "err", err)
+				continue
+			}
 		}
 		acct.Location, acct.PrivateKey, acct.Status = location, key, acme.StatusValid
 		if err := a.saveAccount(ctx, acct); err != nil {

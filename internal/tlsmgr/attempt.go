@@ -41,7 +41,7 @@ func (m *Manager) attempt(ctx context.Context, name string, act action) {
 		return
 	}
 	at := &attempt{challenge: act.route.challenge, profile: i.profileFor(name), allowed: func() error {
-		if m.gated(name) && m.ledger.get(name).Colour == dnscheck.Red {
+		if !act.forced && m.gated(name) && m.ledger.get(name).Colour == dnscheck.Red {
 			return errRed
 		}
 		return nil
@@ -65,14 +65,20 @@ func (m *Manager) attempt(ctx context.Context, name string, act action) {
 
 // spend writes down that an attempt begins. After an error none may.
 func (m *Manager) spend(name string, act action, now time.Time) error {
+	var was record
 	m.ledger.update(name, func(r *record) {
+		was = *r
 		if m.eng.counts() {
 			r.try(act.route.account, now)
 		} else {
 			r.LastAttempt = now
 		}
 	})
-	return m.ledger.save(now)
+	err := m.ledger.save(now)
+	if err != nil {
+		m.ledger.update(name, func(r *record) { r.Tries, r.LastAttempt = was.Tries, was.LastAttempt })
+	}
+	return err
 }
 
 func (m *Manager) succeeded(name string, act action, operation string, i *issuer, info *acme.RenewalInfo) {

@@ -88,6 +88,7 @@ const tenYears = 10 * 365 * 24 * time.Hour
 func newEngine(dir string, log *slog.Logger) *engine {
 	e := &engine{storage: newJournal(dir), log: log, zap: newZap(log)}
 	e.held.Store(&map[string]*held{})
+	e.breakLocks() // of a process that was killed; the folder is this one's alone
 	e.cache = certmagic.NewCache(certmagic.CacheOptions{
 		GetConfigForCert: func(certmagic.Certificate) (*certmagic.Config, error) {
 			return nil, errNotAsked // the cache holds nothing
@@ -279,12 +280,16 @@ func (e *engine) quarantine(name string) (string, error) {
 	return to, errors.Join(errs...)
 }
 
-// close ends certmagic's maintenance. An attempt that was under way may have
-// left its lock; a lock file left behind would hold up the next start until it
-// is stale. (certmagic.CleanUpOwnLocks would also break the locks of other
-// caches of this process.)
+// close ends certmagic's maintenance.
 func (e *engine) close() {
 	e.cache.Stop()
+	e.breakLocks()
+}
+
+// breakLocks removes certmagic's lock files: one left behind would hold up an
+// attempt until it is stale. (certmagic.CleanUpOwnLocks would also break the
+// locks of other caches of this process.)
+func (e *engine) breakLocks() {
 	left, err := filepath.Glob(filepath.Join(e.storage.Path, "locks", "*.lock"))
 	if err != nil {
 		return // only for a malformed pattern
