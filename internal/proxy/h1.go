@@ -363,7 +363,6 @@ func (h *h1) farewell() {
 		return
 	}
 	h.arm(time.Now().Add(lingerTime))
-	h.needBuffer(headBuffer)
 	var sink [512]byte
 	for left := lingerBytes; left > 0; {
 		n, err := h.nc.Read(sink[:])
@@ -408,6 +407,9 @@ func (h *h1) exchange() {
 	h.body.reset()
 	x.begin(h.s, h.conn, h, time.Now(), h.id[:0])
 	h.run()
+	if h.body.aborted.Load() { // abort does not tell which deadline it sets
+		h.arm(time.Time{})
+	}
 	if !h.in.BodyDone() && !h.discard() {
 		h.closing = true
 	}
@@ -419,6 +421,7 @@ func (h *h1) run() {
 		if p := recover(); p != nil {
 			h.closing = true
 			h.conn.brutal.Store(true)
+			h.wres.Close() // and with it an upload that reads from h
 			if p != http.ErrAbortHandler {
 				h.s.panicked(p)
 			}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,12 +23,46 @@ type h1Body struct {
 	max    int64         // the most there may be; 0: no bound
 	end    bool
 
+	over    atomic.Bool // more has seen the end; until then the stream is its goroutine's
 	aborted atomic.Bool // the backend does not want the rest
+	interim interim
 }
 
 func (b *h1Body) reset() {
 	b.budget, b.earned, b.waited, b.read, b.max, b.end = 0, 0, false, 0, 0, false
+	b.over.Store(false)
 	b.aborted.Store(false)
+	b.interim.open()
+}
+
+// interim keeps what is said before the answer, which an upload's goroutine may
+// say, out of the answer.
+type interim struct {
+	mu   sync.Mutex
+	shut bool // guarded by mu; the answer begins
+}
+
+func (i *interim) open() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.shut = false
+}
+
+// end is called before the first byte or field of the answer.
+func (i *interim) end() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.shut = true
+}
+
+// say runs f unless the answer has begun.
+func (i *interim) say(f func() error) error {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.shut {
+		return nil
+	}
+	return f()
 }
 
 // tooLong reports whether the client sent more than it may.
@@ -73,18 +108,19 @@ func (h *h1) forward(x *exchange, rt *Route) {
 		h.upgrade(x)
 		return
 	case status > 599:
+		h.wres.Close() // ends the upload: the rest of the body is passed over with the answer
 		x.badStatus()
 	default:
 		h.pass(x)
+		h.wres.Close()
 	}
-	h.wres.Close()
 }
 
 func (h *h1) failed(x *exchange, err error) {
 	if h.body.read > 0 && !h.body.end && !h.in.BodyDone() || errors.Is(err, http1.ErrBody) || h.body.tooLong() {
 		h.closing = true
 	}
-	if x.upstreamFailed(err, errors.Is(err, errClientGone) || errors.Is(err, context.Canceled)) {
+	if x.upstreamFailed(err, leftBy(err)) {
 		h.hangUp(x)
 	}
 }
@@ -181,22 +217,14 @@ func (h *h1) hold(n int) error {
 // readBody reads once from the client, within the deadline its progress
 // earned.
 func (h *h1) readBody() ([]byte, error) {
-	stall := h.x.snap.Limits.Stall
-	if h.in.Buffered() == 0 && stall > 0 {
-		now := time.Now()
-		if h.body.waited {
-			h.body.budget = min(h.body.budget+time.Duration(h.body.earned)*time.Second/minBodyRate, stall)
-		} else {
-			h.body.budget, h.body.waited = stall, true
-		}
-		h.body.earned = 0
-		h.arm(now.Add(h.body.budget))
-		defer func() { h.body.budget -= time.Since(now) }()
+	p, err := h.in.BufferedBody()
+	switch {
+	case len(p) > 0 || err != nil:
+	case h.in.BodyDone():
+		err = io.EOF
+	default:
+		p, err = h.awaitBody()
 	}
-	if h.body.aborted.Load() {
-		return nil, errUnwanted
-	}
-	p, err := h.in.Body()
 	h.body.read += int64(len(p))
 	h.body.earned += int64(len(p))
 	switch {
@@ -215,37 +243,73 @@ func (h *h1) readBody() ([]byte, error) {
 	return p, err
 }
 
+// awaitBody waits for more of the body, or for abort.
+func (h *h1) awaitBody() ([]byte, error) {
+	if stall := h.x.snap.Limits.Stall; stall > 0 {
+		now := time.Now()
+		if h.body.waited {
+			h.body.budget = min(h.body.budget+time.Duration(h.body.earned)*time.Second/minBodyRate, stall)
+		} else {
+			h.body.budget, h.body.waited = stall, true
+		}
+		h.body.earned = 0
+		h.arm(now.Add(h.body.budget))
+		defer func() { h.body.budget -= time.Since(now) }()
+	} else if !h.armed.IsZero() { // the deadline of the head
+		h.arm(time.Time{})
+	}
+	if h.body.aborted.Load() {
+		return nil, errUnwanted
+	}
+	return h.in.Body()
+}
+
 // more is the stream of a body towards the backend: framed as the head says.
 func (h *h1) more() ([]byte, error) {
 	if h.body.end {
 		return nil, io.EOF
 	}
-	if h.wreq.Expect100 && !h.body.waited && h.body.read == 0 && h.in.Buffered() == 0 {
-		if _, err := io.WriteString(h.nc, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+	if h.wreq.Expect100 && h.body.read == 0 && h.in.Buffered() == 0 {
+		if h.body.interim.say(h.sayContinue) != nil {
 			return nil, errClientGone
 		}
 	}
 	p, err := h.readBody()
-	chunked := h.req.Framing == http1.Chunked
-	switch {
-	case err == io.EOF:
-		h.body.end = true
-		h.arm(time.Time{})
-		if !chunked {
-			return nil, io.EOF
-		}
-		h.framed = http1.AppendLastChunk(h.framed[:0], h.goodTrailers())
-		return h.framed, nil
-	case err != nil:
+	if err != nil && err != io.EOF {
 		return nil, err
-	case chunked:
-		h.framed = http1.AppendChunk(h.framed[:0], p)
-		return h.framed, nil
 	}
-	if h.in.BodyDone() {
-		h.arm(time.Time{})
+	end := h.in.BodyDone()
+	if h.req.Framing == http1.Chunked {
+		h.framed = h.framed[:0]
+		if len(p) > 0 {
+			h.framed = http1.AppendChunk(h.framed, p)
+		}
+		if end {
+			h.framed = http1.AppendLastChunk(h.framed, h.goodTrailers())
+		}
+		p = h.framed
 	}
-	return p, nil
+	if !end {
+		return p, nil
+	}
+	h.body.end = true
+	h.arm(time.Time{})
+	h.body.over.Store(true)
+	return p, io.EOF
+}
+
+// sayContinue asks the client for its body (RFC 9110 section 10.1.1).
+func (h *h1) sayContinue() error {
+	_, err := io.WriteString(h.nc, "HTTP/1.1 100 Continue\r\n\r\n")
+	return err
+}
+
+// bodyOver reports whether the request body was read to its end.
+func (h *h1) bodyOver() bool {
+	if h.wreq.More != nil {
+		return h.body.over.Load()
+	}
+	return h.in.BodyDone()
 }
 
 // goodTrailers are the client's trailers without those it may not send.
@@ -264,6 +328,7 @@ func (h *h1) pass(x *exchange) {
 	res := &h.wres
 	x.status = res.Status
 	h.begun = true
+	h.body.interim.end()
 	chunk := h.appendAnswerHead(x)
 	defer func() {
 		if cap(h.out) > bodyBuffer+1<<10 {
@@ -321,7 +386,7 @@ func (h *h1) appendAnswerHead(x *exchange) (chunk bool) {
 	if streaming && !chunk {
 		h.closing = true
 	}
-	if !h.in.BodyDone() || h.s.leaving.Load() {
+	if !h.bodyOver() || h.s.leaving.Load() {
 		h.closing = true
 	}
 	b := http1.AppendStatusLine(h.out[:0], res.Status, http.StatusText(res.Status))
@@ -365,9 +430,13 @@ func (h *h1) clientGone(x *exchange) {
 	h.hangUp(x)
 }
 
-// broken: the backend's answer ended before its end. The client must not take
-// half an answer for a whole one.
+// broken: the backend's answer ended before its end, or the client left while
+// it was waited for. The client must not take half an answer for a whole one.
 func (h *h1) broken(x *exchange, err error) {
+	if leftBy(err) {
+		h.clientGone(x)
+		return
+	}
 	x.err, x.verdict = err, "broken_response"
 	if len(h.out) > 0 {
 		h.flush()
@@ -406,6 +475,11 @@ var (
 	errClientGone = errors.New("the client is gone")
 	errUnwanted   = errors.New("the backend does not want the rest of the body")
 )
+
+// leftBy reports whether err is the client's leaving.
+func leftBy(err error) bool {
+	return errors.Is(err, errClientGone) || errors.Is(err, context.Canceled)
+}
 
 // watch reads on while a backend thinks, to notice that the client left. A
 // byte that comes instead belongs to the next request.

@@ -30,6 +30,8 @@ type h2Message struct {
 	id    [64]byte
 	begun bool // a final answer has begun
 
+	interim interim // also guards the fields that wait in st for the next head
+
 	framed  []byte        // what goes to the backend next
 	read    int64         // bytes of the body
 	max     int64         // the most there may be; 0: no bound
@@ -116,6 +118,7 @@ func (m *h2Message) free() {
 	m.s, m.conn, m.st = nil, nil, nil
 	m.x, m.trace = exchange{}, upstream.Trace{}
 	m.wreq.Body, m.wreq.More = nil, nil
+	m.interim.open()
 	m.begun, m.end, m.asked, m.chunked, m.read, m.max, m.budget = false, false, false, false, 0, 0, 0
 	pool.Put(m)
 }
@@ -125,6 +128,7 @@ func (m *h2Message) run() {
 	defer func() {
 		if p := recover(); p != nil {
 			m.st.Reset(h2.InternalError)
+			m.wres.Close() // and with it an upload that reads from m
 			if p != http.ErrAbortHandler {
 				m.s.panicked(p)
 			}
@@ -167,6 +171,7 @@ func (m *h2Message) answer(x *exchange, a answer) {
 		return
 	}
 	m.begun, x.status = true, a.status
+	m.interim.end()
 	for _, f := range a.fields {
 		m.st.AddText(f.name, f.value)
 	}
@@ -221,7 +226,7 @@ func (m *h2Message) failed(x *exchange, err error) {
 	if errors.Is(err, h2.ErrStalled) {
 		err = &bodyStalledError{}
 	}
-	if x.upstreamFailed(err, errors.Is(err, errClientGone) || errors.Is(err, context.Canceled)) {
+	if x.upstreamFailed(err, leftBy(err)) {
 		m.st.Reset(h2.Cancel)
 	}
 }
@@ -241,7 +246,7 @@ func (m *h2Message) appendHead(b []byte, x *exchange, path string) []byte {
 	for i := range m.st.Fields {
 		f := &m.st.Fields[i]
 		switch f.Name {
-		case "content-length":
+		case "content-length", "proxy-authorization", "proxy-authenticate", "proxy-authentication-info":
 			continue
 		case "trailer":
 			if m.chunked {
@@ -342,7 +347,7 @@ func (m *h2Message) more() ([]byte, error) {
 	}
 	if m.wreq.Expect100 && !m.asked {
 		m.asked = true
-		if m.st.Informational(http.StatusContinue) != nil {
+		if m.interim.say(m.sayContinue) != nil {
 			return nil, errClientGone
 		}
 	}
@@ -374,6 +379,9 @@ func (m *h2Message) more() ([]byte, error) {
 	return p, nil
 }
 
+// sayContinue asks the client for its body (RFC 9110 section 10.1.1).
+func (m *h2Message) sayContinue() error { return m.st.Informational(http.StatusContinue) }
+
 // abort makes a call of more that waits for the client return: the body is not
 // wanted any more.
 func (m *h2Message) abort() { m.st.StopBody() }
@@ -389,12 +397,15 @@ func (m *h2Message) hint(res *http1.Response) error {
 	if res.Status == http.StatusContinue {
 		return nil
 	}
-	for i := range res.Fields {
-		if f := &res.Fields[i]; !res.Ends(f) && f.Name != http1.ContentLength {
-			m.st.AddField(f.Key, f.Value)
+	err := m.interim.say(func() error {
+		for i := range res.Fields {
+			if f := &res.Fields[i]; !res.Ends(f) && f.Name != http1.ContentLength {
+				m.st.AddField(f.Key, f.Value)
+			}
 		}
-	}
-	if m.st.Informational(res.Status) != nil {
+		return m.st.Informational(res.Status)
+	})
+	if err != nil {
 		return errClientGone
 	}
 	return nil
@@ -412,6 +423,7 @@ func (m *h2Message) pass(x *exchange) {
 		return
 	}
 	m.begun, x.status = true, res.Status
+	m.interim.end()
 	m.addFields(x)
 	done := res.Framing == http1.NoBody
 	err := m.st.WriteHead(res.Status, done)
@@ -428,6 +440,9 @@ func (m *h2Message) pass(x *exchange) {
 			done = true
 		} else if rerr != nil {
 			x.err, x.verdict = rerr, "broken_response"
+			if leftBy(rerr) {
+				x.verdict = "client_gone"
+			}
 			m.st.Reset(h2.InternalError) // half an answer must not look like a whole one
 			return
 		}

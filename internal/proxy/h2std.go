@@ -8,6 +8,7 @@ import (
 	"net/textproto"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
 
 	"postern/internal/h2"
@@ -25,6 +26,9 @@ func (m *h2Message) viaStd(x *exchange, do func(*stdMessage)) {
 	defer cancel()
 	m.st.OnCancel(cancel)
 	defer m.st.OnCancel(nil)
+	if body, ok := r.Body.(*h2Reader); ok {
+		defer body.shut()
+	}
 	w := &h2Writer{m: m, header: make(http.Header)}
 	std := new(stdMessage)
 	std.x.conn = m.conn
@@ -71,13 +75,30 @@ func (m *h2Message) request(x *exchange) (*http.Request, error) {
 	return r, nil
 }
 
-// h2Reader is a request body for net/http's types.
+// h2Reader is a request body for net/http's types. The backend's side reads
+// and closes it on goroutines of its own, perhaps after the answer, when the
+// stream is another request's.
 type h2Reader struct {
-	m *h2Message
-	r *http.Request
+	m    *h2Message
+	r    *http.Request
+	life sync.RWMutex // held for reading while the stream is used
+	over bool         // guarded by life
+}
+
+// shut ends a read that is under way and waits for it.
+func (b *h2Reader) shut() {
+	b.m.st.StopBody()
+	b.life.Lock()
+	defer b.life.Unlock()
+	b.over = true
 }
 
 func (b *h2Reader) Read(p []byte) (int, error) {
+	b.life.RLock()
+	defer b.life.RUnlock()
+	if b.over {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	n, err := b.m.st.Read(p)
 	switch {
 	case err == io.EOF:
@@ -95,7 +116,11 @@ func (b *h2Reader) Read(p []byte) (int, error) {
 }
 
 func (b *h2Reader) Close() error {
-	b.m.st.StopBody()
+	b.life.RLock()
+	defer b.life.RUnlock()
+	if !b.over {
+		b.m.st.StopBody()
+	}
 	return nil
 }
 
