@@ -403,11 +403,10 @@ func (c *Conn) handled(st *Stream) *Stream {
 	}
 	c.giveBack(st.held)
 	st.held = 0
-	c.flushSoon()
-	if st.answered.IsZero() || st.err != nil || st.recvEnd {
-		c.remove(st, byClient)
+	if st.answered.IsZero() {
 		c.release(st)
-	}
+	} // else the reader or the timer buries it, at any moment from here on
+	c.flushSoon()
 	for len(c.pending) > 0 {
 		next := c.pending[0]
 		c.pending = append(c.pending[:0], c.pending[1:]...)

@@ -129,6 +129,10 @@ func (c *Conn) frameBlock(at int, id uint32, flags uint8) {
 	}
 }
 
+// maxTurns is how often in a row a handler's goroutine writes what others have
+// to send, before it goes on with its own work.
+const maxTurns = 8
+
 // flush writes what is waiting, unless somebody does already. mu is held, and
 // released in between.
 func (c *Conn) flush() {
@@ -136,9 +140,13 @@ func (c *Conn) flush() {
 		return
 	}
 	c.writing = true
-	for first := true; len(c.wbuf) > 0; first = false {
-		if !first && c.waiting > 0 {
+	for turn := 0; len(c.wbuf) > 0; turn++ {
+		if turn > 0 && c.waiting > 0 {
 			break // one of those goes on, and this goroutine with its own work
+		}
+		if turn == maxTurns {
+			c.srv.workers.run(job{c, nil}) // which now is the one that writes
+			return
 		}
 		out := c.wbuf
 		c.wbuf, c.urgent = nil, false
