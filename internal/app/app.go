@@ -19,6 +19,7 @@ import (
 	"postern/internal/proxy"
 	"postern/internal/service"
 	"postern/internal/tlsmgr"
+	"postern/internal/upstream"
 )
 
 // stopSlack is what stopping may take beyond the grace of requests in flight:
@@ -60,6 +61,7 @@ type App struct {
 	mu       sync.Mutex // one New, Reload or stop at a time
 	cfg      *config.Config
 	built    *built
+	watch    upstream.Watch // of the backends in built
 	doors    map[doorKey]*door
 	leaving  map[doorKey]*proxy.QUICListener // closed, perhaps with requests in flight
 	admin    *adminDoor
@@ -90,6 +92,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	}()
 	a.registry = newRegistry(opt.Version)
 	a.metrics = newAppMetrics(a.registry)
+	a.registry.MustRegister(a.logs.spool.dropped)
 	if err := ensureData(cfg.Data); err != nil {
 		return nil, err
 	}
@@ -155,8 +158,11 @@ func (a *App) Run(ctx context.Context) error {
 	g := a.group
 	g.StopWithin(a.cfg.Grace + stopSlack)
 	g.OnStop("log", func(context.Context) error { return a.logs.Close() })
+	g.Keep("access log", a.logs.spool.run)
 	g.OnStop("certificates", func(context.Context) error { a.certs.Close(); return nil })
 	g.OnStop("backends", func(context.Context) error { a.closeBuilt(); return nil })
+	a.watch.Set(a.built.watched())
+	g.Keep("backends", a.watch.Run)
 	g.Keep("bans", a.guard.Run)
 	g.Keep("certificates", a.certs.Run)
 	a.startAdmin()
@@ -289,6 +295,7 @@ func (a *App) apply(cfg *config.Config) error {
 	a.guard.Reconfigure(guardCfg)
 	a.guard.SetOwn(ownAddresses())
 	a.proxy.Apply(next.snapshot)
+	a.watch.Set(next.watched())
 	old.retire(next)
 	a.group.StopWithin(cfg.Grace + stopSlack)
 	return a.certs.SetChallengeAddrs(a.challengeAddrs())

@@ -96,11 +96,11 @@ func (b *built) site(cfg *config.Config, s *config.Site, before *built, p parts)
 		case r.Respond != nil:
 			rt.Respond = &proxy.Respond{Status: r.Respond.Status, Body: r.Respond.Body, Type: r.Respond.Type}
 		default:
-			pool, err := b.pool(s, r.Path, r.Upstream, r.Timeout, before, p)
+			pool, err := b.pool(s, &r, before, p)
 			if err != nil {
 				return out, table, err
 			}
-			rt.Upstream = pool
+			rt.Upstream, rt.HashBy = pool, hashBy(&r)
 		}
 		out.Routes = append(out.Routes, rt)
 		table.Routes = append(table.Routes, route.Route{Path: r.Path, Methods: r.Methods})
@@ -145,15 +145,13 @@ func maxBody(cfg *config.Config, s *config.Site, r *config.Route) int64 {
 
 // pool returns the backends of one route, the running one if nothing about
 // it changed.
-func (b *built) pool(s *config.Site, path string, targets config.Upstreams, t config.Timeout, before *built, p parts) (*upstream.Pool, error) {
-	cfg := upstream.Config{
-		Connect:  pick(t.Connect, s.Timeout.Connect, upstream.DefaultConnect),
-		Response: pick(t.Response, s.Timeout.Response, upstream.DefaultResponse),
-		Idle:     pick(t.Idle, s.Timeout.Idle, upstream.DefaultIdle),
-		Log:      p.log,
-		Metrics:  p.metrics,
-	}
-	for _, text := range targets {
+func (b *built) pool(s *config.Site, r *config.Route, before *built, p parts) (*upstream.Pool, error) {
+	path := r.Path
+	cfg := poolConfig(s, r)
+	cfg.Log, cfg.Metrics = p.log, p.metrics
+	addrs, weights := r.Upstream.Targets()
+	cfg.Weights = weights
+	for _, text := range addrs {
 		target, err := upstream.ParseTarget(text)
 		if err != nil {
 			return nil, fmt.Errorf("site %s: route %s: %w", s.Hosts[0], path, err)
@@ -176,6 +174,15 @@ func (b *built) pool(s *config.Site, path string, targets config.Upstreams, t co
 	}
 	b.pools[key] = &sharedPool{cfg: cfg, pool: pool}
 	return pool, nil
+}
+
+// watched are the pools to be checked.
+func (b *built) watched() []*upstream.Pool {
+	var pools []*upstream.Pool
+	for _, p := range b.pools {
+		pools = append(pools, p.pool)
+	}
+	return pools
 }
 
 func pick(own, site *time.Duration, fallback time.Duration) time.Duration {

@@ -19,6 +19,7 @@ import (
 // changes what is behind it.
 type logs struct {
 	out     io.Writer
+	spool   *spool // of access lines
 	current atomic.Pointer[logTarget]
 }
 
@@ -30,7 +31,8 @@ type logTarget struct {
 }
 
 func newLogs(cfg config.Log, out io.Writer) (*logs, error) {
-	l := &logs{out: out}
+	l := &logs{out: &lockedWriter{w: out}}
+	l.spool = newSpool(l.out)
 	change, err := l.prepare(cfg)
 	if err != nil {
 		return nil, err
@@ -55,13 +57,12 @@ func (l *logs) prepare(cfg config.Log) (*logChange, error) {
 	if !cfg.Access {
 		return &logChange{l, next}, nil
 	}
-	next.access = newHandler(cfg.Format, l.out, slog.LevelInfo, nil)
+	next.access = newHandler(cfg.Format, l.spool, slog.LevelInfo, nil)
 	if f := cfg.File; f != nil {
 		if err := writableFile(f.Path); err != nil {
 			return nil, err
 		}
 		next.file = &lumberjack.Logger{Filename: f.Path, MaxSize: f.MaxSize, MaxAge: f.MaxAge, MaxBackups: f.MaxBackups}
-		next.access = newHandler(cfg.Format, next.file, slog.LevelInfo, nil)
 	}
 	return &logChange{l, next}, nil
 }
@@ -96,6 +97,11 @@ func readable(_ []string, a slog.Attr) slog.Attr {
 
 func (c *logChange) commit() {
 	old := c.l.current.Swap(c.next)
+	if c.next.file != nil {
+		c.l.spool.redirect(c.next.file)
+	} else {
+		c.l.spool.redirect(c.l.out)
+	}
 	if old != nil && old.file != nil {
 		_ = old.file.Close() // lumberjack opens it again if a late line comes
 	}
@@ -107,8 +113,9 @@ func (c *logChange) discard() {
 	}
 }
 
-// Close closes the access file.
+// Close writes what waits and closes the access file.
 func (l *logs) Close() error {
+	l.spool.flush()
 	if t := l.current.Load(); t != nil && t.file != nil {
 		return t.file.Close()
 	}
