@@ -6,6 +6,7 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -323,5 +324,38 @@ func TestServeError(t *testing.T) {
 			t.Errorf("client closed with a request open: got %v, want EOF", err)
 		}
 		c.served <- nil
+	})
+}
+
+// A handler that does not want the rest of a body answers all the same, also
+// when another goroutine of its waits for that body.
+func TestStopBody(t *testing.T) {
+	reader := make(chan error, 1)
+	cfg := Config{Handler: func(s *Stream) {
+		var done sync.WaitGroup
+		done.Go(func() {
+			for {
+				if _, err := s.Next(); err != nil {
+					reader <- err
+					return
+				}
+			}
+		})
+		pass(time.Second) // it waits now
+		s.StopBody()
+		done.Wait()
+		s.WriteHead(204, true)
+	}}
+	rawOpen(t, cfg, func(c *raw) {
+		reader = make(chan error, 1)
+		c.ask(1, false, post("/")...)
+		c.frame(frameData, 0, 1, 'x')
+		pass(time.Second)
+		c.expect("HEADERS 1 :status=204 end")
+		if err := <-reader; err != ErrUnwanted {
+			t.Errorf("Next returned %v, want ErrUnwanted", err)
+		}
+		pass(drainTime + time.Millisecond)
+		c.expect("RST_STREAM 1 NO_ERROR")
 	})
 }
