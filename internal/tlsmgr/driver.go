@@ -34,7 +34,8 @@ const (
 // is in the ledger.
 type driver struct {
 	mu       sync.Mutex
-	busy     map[string]bool             // being worked on; guarded by mu
+	busy     map[string]deed             // what is being done; guarded by mu
+	renewals map[string]Renewal          // asked for by hand, the last of each name; guarded by mu
 	checked  map[string]time.Time        // last look at the DNS in this process; guarded by mu
 	verdicts map[string]dnscheck.Verdict // of that look; guarded by mu
 	saved    time.Time                   // guarded by mu
@@ -49,33 +50,39 @@ type driver struct {
 
 func newDriver() *driver {
 	return &driver{
-		busy: map[string]bool{}, checked: map[string]time.Time{}, verdicts: map[string]dnscheck.Verdict{},
+		busy: map[string]deed{}, renewals: map[string]Renewal{}, checked: map[string]time.Time{}, verdicts: map[string]dnscheck.Verdict{},
 		attempts: make(chan struct{}, attemptsAtOnce), checks: make(chan struct{}, checksAtOnce),
 		renewal: renewalTime, chance: rand.Float64,
 	}
 }
 
 // begin marks name as being worked on; false: it is already.
-func (d *driver) begin(name string) bool {
+func (d *driver) begin(name string, do deed) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.busy[name] {
+	if _, busy := d.busy[name]; busy {
 		return false
 	}
-	d.busy[name] = true
+	d.busy[name] = do
 	return true
 }
 
-func (d *driver) end(name string) {
+// end takes the mark away and, at the same moment, ends the Renewal of name
+// that waited for out; nil: it waits on.
+func (d *driver) end(name string, out *ending) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.busy, name)
+	if out != nil {
+		d.answerLocked(name, *out)
+	}
 }
 
 func (d *driver) working(name string) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.busy[name]
+	_, busy := d.busy[name]
+	return busy
 }
 
 func (d *driver) checkedAt(name string) time.Time {
@@ -98,6 +105,11 @@ func (d *driver) keep(wanted func(string) bool) {
 		if !wanted(n) {
 			delete(d.checked, n)
 			delete(d.verdicts, n)
+		}
+	}
+	for n := range d.renewals {
+		if !wanted(n) {
+			delete(d.renewals, n)
 		}
 	}
 }
@@ -150,28 +162,31 @@ func (m *Manager) pass(ctx context.Context, work *errgroup.Group) (begun int, ne
 		s := m.situation(name, now)
 		act := decide(&s, now)
 		m.judge(name, &s, act, now)
+		act = m.byHand(name, s, act, now)
 		if act.do == doWait {
 			if act.until.Before(next) {
 				next = act.until
 			}
 			continue
 		}
-		if !m.drv.begin(name) {
+		if !m.drv.begin(name, act.do) {
 			continue
 		}
 		begun++
 		work.Go(func() error {
+			var out *ending
 			defer m.kick()
-			defer m.drv.end(name)
-			m.do(ctx, name, act)
+			defer func() { m.drv.end(name, out) }()
+			out = m.do(ctx, name, act)
 			return nil
 		})
 	}
 	return begun, next
 }
 
-// do carries an action out.
-func (m *Manager) do(ctx context.Context, name string, act action) {
+// do carries an action out. It returns what an attempt came to, nil when there
+// was none.
+func (m *Manager) do(ctx context.Context, name string, act action) *ending {
 	switch act.do {
 	case doCheck:
 		m.check(ctx, name)
@@ -179,11 +194,14 @@ func (m *Manager) do(ctx context.Context, name string, act action) {
 		m.askRenewal(ctx, name)
 	case doAttempt:
 		if !take(ctx, m.drv.attempts) {
-			return
+			return nil
 		}
 		defer func() { <-m.drv.attempts }()
+		began, leaf := time.Now(), m.eng.find(name)
 		m.attempt(ctx, name, act)
+		return m.outcome(name, leaf, began)
 	}
+	return nil
 }
 
 func take(ctx context.Context, slots chan struct{}) bool {

@@ -173,10 +173,10 @@ func (m *Manager) coldObtain(name string) error {
 		m.metrics.onDemandRefused("full")
 		return errNoCertificate
 	}
-	if !m.drv.begin(name) {
+	if !m.drv.begin(name, doAttempt) {
 		return errNoCertificate
 	}
-	defer m.drv.end(name)
+	defer m.drv.end(name, nil)
 	if !m.cold.enter() {
 		m.metrics.onDemandRefused("busy")
 		return errNoCertificate

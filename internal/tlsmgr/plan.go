@@ -56,6 +56,7 @@ type action struct {
 	why      reason    // doWait: what holds it up, if something is due
 	route    route     // doAttempt
 	replaces bool      // doAttempt: tell the authority which certificate goes (RFC 9773 section 5)
+	forced   bool      // doAttempt: whatever the DNS says
 }
 
 // route is one way to a certificate: an authority and a challenge type.
@@ -73,6 +74,7 @@ type situation struct {
 	lost    bool      // and storage lost its copy
 	renewAt time.Time // of the certificate held
 	askAt   time.Time // when to ask for the renewal time again; zero: never
+	asked   bool      // a person wants a new one now
 
 	gated     bool      // the DNS decides
 	checkedAt time.Time // zero: not in this process
@@ -88,7 +90,7 @@ type situation struct {
 
 // dueAt is when a new certificate is wanted; zero is at once.
 func (s *situation) dueAt() time.Time {
-	if !s.held || s.lost {
+	if !s.held || s.lost || s.asked {
 		return time.Time{}
 	}
 	return s.renewAt

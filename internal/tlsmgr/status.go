@@ -23,6 +23,7 @@ type CertStatus struct {
 	NotBefore time.Time
 	NotAfter  time.Time
 	KeyType   string // like "ECDSA P-256"
+	Serial    string // in hexadecimal
 
 	// LastError is why the last attempt failed, in the authority's own
 	// words; empty after a success. It may quote what strangers' DNS said:
@@ -56,6 +57,9 @@ type CertStatus struct {
 	// AttemptsLeft is how many attempts this hour's budget has left, at the
 	// authority that has the most. -1: they are not limited.
 	AttemptsLeft int
+
+	// Renewal is the last one that was asked for by Renew. Nil: none.
+	Renewal *Renewal
 
 	// State is ok, missing, expiring (a fifth of the lifetime or less is
 	// left: a renewal should have worked before) or expired.
@@ -151,7 +155,7 @@ func (m *Manager) status(name string, now time.Time) CertStatus {
 	st := CertStatus{
 		Name: name, Source: m.eng.label(), RenewAt: s.renewAt, AttemptsLeft: -1,
 		LastError: rec.LastError, LastErrorAt: rec.LastErrorAt, LastAttempt: rec.LastAttempt, Meaning: rec.Meaning,
-		Sentence: s.sentence(act),
+		Sentence: s.sentence(act), Renewal: m.drv.renewalOf(name),
 	}
 	st.describe(m.eng.find(name), now)
 	if s.gated && !rec.Since.IsZero() {
@@ -174,7 +178,7 @@ func (m *Manager) status(name string, now time.Time) CertStatus {
 	}
 	if s.counted {
 		for _, r := range s.routes {
-			st.AttemptsLeft = max(st.AttemptsLeft, s.perHour-len(rec.triesSince(r.account, now.Add(-budgetHour))))
+			st.AttemptsLeft = max(st.AttemptsLeft, 0, s.perHour-len(rec.triesSince(r.account, now.Add(-budgetHour))))
 		}
 	}
 	return st
@@ -207,7 +211,7 @@ func (st *CertStatus) describe(leaf *x509.Certificate, now time.Time) {
 		return
 	}
 	st.Issuer, st.KeyType = issuerName(leaf), keyType(leaf)
-	st.NotBefore, st.NotAfter = leaf.NotBefore, leaf.NotAfter
+	st.NotBefore, st.NotAfter, st.Serial = leaf.NotBefore, leaf.NotAfter, serialOf(leaf)
 }
 
 // OnDemandCount is how many certificates in memory were obtained for names no
