@@ -209,7 +209,7 @@ func (c *checker) route(at string, r *Route, pat pattern, ok bool, before []seen
 	c.timeout(at+".timeout", &r.Timeout)
 	c.rateLimit(at+".rate_limit", r.RateLimit)
 	if len(does) == 1 && does[0] != "upstream" {
-		for _, key := range []string{"strip_prefix", "timeout"} {
+		for _, key := range slices.Concat([]string{"strip_prefix", "timeout"}, backendKeys) {
 			if c.written(at + "." + key) {
 				c.errorf(at+"."+key, "goes with upstream, but this route has %s; remove it", does[0])
 			}
@@ -217,6 +217,7 @@ func (c *checker) route(at string, r *Route, pat pattern, ok bool, before []seen
 	} else if c.written(at+".strip_prefix") && ok {
 		c.at(at+".strip_prefix", func() { c.stripPrefix(at+".strip_prefix", r.StripPrefix, pat) })
 	}
+	c.backends(at, r)
 	if r.Redirect != nil && !c.broken[at+".redirect"] {
 		c.redirect(at+".redirect", r.Redirect, pat, ok, before)
 	}

@@ -188,7 +188,12 @@ func (c *checker) upstreams(path string, list Upstreams) {
 	for i, s := range list {
 		at := c.item(path, i)
 		c.at(at, func() {
-			b, err := parseBackend(s)
+			addr, _, err := splitWeight(s)
+			if err != nil {
+				c.errorf(at, "%v", err)
+				return
+			}
+			b, err := parseBackend(addr)
 			if err != nil {
 				c.errorf(at, "%v", err)
 				return
@@ -198,7 +203,7 @@ func (c *checker) upstreams(path string, list Upstreams) {
 				return
 			}
 			seen[b] = at
-			c.loop(at, s, b)
+			c.loop(at, addr, b)
 		})
 	}
 }

@@ -122,12 +122,45 @@ func (r *Redirect) shorthandForm() string { return "an address alone" }
 
 func (r *Respond) setDefaults() { r.Status, r.Type = 200, "text/plain; charset=utf-8" }
 
+func (r *Route) setDefaults() { r.Balance, r.HashBy = "round_robin", "address" }
+
+func (h *HealthCheck) setDefaults() {
+	h.Interval, h.Timeout, h.Healthy, h.Unhealthy = 10*time.Second, 2*time.Second, 2, 3
+	h.Status = StatusRange{200, 399}
+}
+
+func (h *HealthCheck) fromScalar(text string) (bool, error) {
+	h.Path = text
+	return true, nil
+}
+
+func (h *HealthCheck) shorthandForm() string { return "a path alone" }
+
+func (b *Breaker) setDefaults() {
+	b.Errors, b.Min, b.Window, b.Open = 50, 20, 10*time.Second, 5*time.Second
+}
+
+func (b *Breaker) fromScalar(text string) (bool, error) { return parseBool(text) }
+
+func (b *Breaker) shorthandForm() string { return "true or false" }
+
+func (r *Retries) setDefaults() {
+	r.Tries, r.Budget, r.Methods = 2, 20, "idempotent"
+	r.On = []string{"closed", "timeout", "502", "503", "504"}
+}
+
+func (r *Retries) fromScalar(text string) (bool, error) { return parseBool(text) }
+
+func (r *Retries) shorthandForm() string { return "true or false" }
+
 // AllRoutes returns the routes of the site in the order they are tried: those
 // written, then the one that upstream is short for.
 func (s *Site) AllRoutes() []Route {
 	out := append([]Route(nil), s.Routes...)
 	if len(s.Upstream) > 0 {
-		out = append(out, Route{Path: "/*", Upstream: s.Upstream, Timeout: s.Timeout, MaxBody: s.MaxBody})
+		r := Route{Path: "/*", Upstream: s.Upstream, Timeout: s.Timeout, MaxBody: s.MaxBody}
+		r.setDefaults()
+		out = append(out, r)
 	}
 	return out
 }

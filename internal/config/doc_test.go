@@ -31,15 +31,19 @@ func TestConfigDoc(t *testing.T) {
 }
 
 // structComments returns the comments of the types ("Listen") and fields
-// ("Listen.HTTP") of config.go.
+// ("Listen.HTTP") of the file's structs.
 func structComments(t *testing.T) map[string]string {
 	t.Helper()
-	file, err := parser.ParseFile(token.NewFileSet(), "config.go", nil, parser.ParseComments)
-	if err != nil {
-		t.Fatal(err)
+	var decls []ast.Decl
+	for _, name := range []string{"config.go", "route.go"} {
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		decls = append(decls, file.Decls...)
 	}
 	out := map[string]string{}
-	for _, decl := range file.Decls {
+	for _, decl := range decls {
 		gen, ok := decl.(*ast.GenDecl)
 		if !ok || gen.Tok != token.TYPE {
 			continue
@@ -96,7 +100,7 @@ func (m *manual) example(name string) {
 func (m *manual) intro() {
 	m.printf(`# The configuration file
 
-<!-- Made from the comments in internal/config/config.go by "go generate
+<!-- Made from the comments in internal/config by "go generate
 ./internal/config". Do not edit. -->
 
 Postern reads one YAML file: the one named by `+"`--config`"+`, else by
@@ -295,6 +299,10 @@ func docKind(t reflect.Type) string {
 		return "secret"
 	case reflect.TypeFor[Rate]():
 		return "rate"
+	case reflect.TypeFor[Percent]():
+		return "percentage"
+	case reflect.TypeFor[StatusRange]():
+		return "status or range"
 	case reflect.TypeFor[Size]():
 		return "size"
 	case reflect.TypeFor[Addrs]():

@@ -98,6 +98,10 @@ func kindOf(t reflect.Type) string {
 		return "a text"
 	case reflect.TypeFor[Rate]():
 		return `a rate such as "20/s"`
+	case reflect.TypeFor[Percent]():
+		return `a percentage such as "50%"`
+	case reflect.TypeFor[StatusRange]():
+		return `a status or a range such as "200-399"`
 	case reflect.TypeFor[Size]():
 		return `a size such as "64k"`
 	case reflect.TypeFor[Addrs]():

@@ -31,6 +31,9 @@ func (m *stdMessage) toUpstream(x *exchange, rt *Route, out *http.Request, hints
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		Got1xxResponse: hints.pass, Got100Continue: hints.agree, GotFirstResponseByte: hints.begin,
 	})
+	if rt.HashBy != nil {
+		ctx = upstream.WithKey(ctx, x.balanceKey(rt))
+	}
 	x.trace = newTrace()
 	out = out.WithContext(upstream.WithTrace(ctx, x.trace))
 

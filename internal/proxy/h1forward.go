@@ -97,6 +97,7 @@ func (h *h1) forward(x *exchange, rt *Route) {
 		h.failed(x, err)
 		return
 	}
+	h.wreq.Key = x.balanceKey(rt)
 	x.trace = &h.trace
 	err := rt.Upstream.Wire(context.Background(), &h.wreq, &h.wres, &h.trace) // the watch stands for the client
 	if err != nil {

@@ -213,6 +213,7 @@ func (m *h2Message) forward(x *exchange, rt *Route) {
 		return
 	}
 	m.wreq.Head = m.appendHead(m.wreq.Head[:0], x, path)
+	m.wreq.Key = x.balanceKey(rt)
 	x.trace = &m.trace
 	if err := rt.Upstream.Wire(context.Background(), &m.wreq, &m.wres, &m.trace); err != nil { // the watch stands for the client
 		m.failed(x, err)

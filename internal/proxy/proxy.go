@@ -125,6 +125,7 @@ type Route struct {
 	Pattern     string // the path pattern, "/*" for every path
 	StripPrefix string // removed before the backend sees the path; "": nothing
 	Upstream    *upstream.Pool
+	HashBy      *HashBy // what Upstream balances by; nil unless by hash
 	Redirect    *Redirect
 	Respond     *Respond
 	Rate        *Rate // nil: no limit
