@@ -43,7 +43,7 @@ fuzz: ## every fuzz target for FUZZTIME, one after the other
 	@for pkg in $$(go list ./...); do \
 		for target in $$(go test -list='^Fuzz' $$pkg | grep '^Fuzz'); do \
 			echo "== $$pkg $$target"; \
-			go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) -parallel=2 $$pkg || exit 1; \
+			go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=20x -parallel=2 $$pkg || exit 1; \
 		done; \
 	done
 
