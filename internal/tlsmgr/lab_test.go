@@ -16,7 +16,7 @@ import (
 // the renewal is due, CAA is dropped for 20 s, and comes back.
 func TestIncidentInRealTime(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, nil)
+	l := newLab(t, 250*time.Millisecond, nil)
 	var mu sync.Mutex
 	var said []Notice
 	l.cfg.OnNotice = func(n Notice) {
@@ -73,7 +73,7 @@ func TestAddressCertificate(t *testing.T) {
 	t.Parallel()
 	for _, challenge := range []string{challengeHTTP, challengeALPN} {
 		t.Run(challenge, func(t *testing.T) {
-			l := newLab(t, nil)
+			l := newLab(t, 250*time.Millisecond, nil)
 			l.cfg.Challenge = challenge
 			l.cfg.IPs = []netip.Addr{netip.MustParseAddr("127.0.0.1")}
 			l.dns.SetFault("*", "*", testnet.Drop) // no DNS at all
@@ -107,7 +107,7 @@ func TestAddressCertificate(t *testing.T) {
 // nothing.
 func TestBlackHoleAndASecondAuthority(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, nil)
+	l := newLab(t, 250*time.Millisecond, nil)
 	hole := testnet.NewCA(t, testnet.CAOptions{})
 	release := make(chan struct{})
 	t.Cleanup(func() { close(release) })
@@ -138,7 +138,7 @@ func TestBlackHoleAndASecondAuthority(t *testing.T) {
 // at the gate.
 func TestGateRefusesWhatTheDriverDidNotAsk(t *testing.T) {
 	t.Parallel()
-	l := newLab(t, nil)
+	l := newLab(t, 250*time.Millisecond, nil)
 	l.open(false)
 	served(t, l.door, l.name, l.ca.IssuerRoots)
 	requests := l.ca.Requests()

@@ -41,16 +41,17 @@ type lab struct {
 	mu     sync.Mutex
 }
 
-func newLab(t *testing.T, profiles map[string]time.Duration) *lab {
+// A try at the DNS may take tryFor: long where many labs share the machine.
+func newLab(t *testing.T, tryFor time.Duration, profiles map[string]time.Duration) *lab {
 	t.Helper()
 	d := testnet.NewDNS(t, "example")
 	d.AnswerAll("127.0.0.1")
 	l := &lab{t: t, dns: d, synced: true}
-	l.house = newHouse(t, testnet.CAOptions{CheckCAA: true, CAATimeout: 50 * time.Millisecond, DNS: d, Profiles: profiles})
+	l.house = newHouse(t, testnet.CAOptions{CheckCAA: true, CAATimeout: 2 * tryFor, DNS: d, Profiles: profiles})
 	l.cfg = l.config(t.TempDir(), l.name)
 	_, port, _ := net.SplitHostPort(d.Addr)
 	l.cfg.Check = dnscheck.New(dnscheck.Config{
-		Resolvers: []string{d.Addr}, AuthoritativePort: must(strconv.Atoi(port)), Timeout: 250 * time.Millisecond,
+		Resolvers: []string{d.Addr}, AuthoritativePort: must(strconv.Atoi(port)), Timeout: tryFor,
 		Own: func() []netip.Addr { return []netip.Addr{netip.MustParseAddr("127.0.0.1")} },
 	}).Check
 	l.cfg.CheckEvery = 300 * time.Millisecond
@@ -204,7 +205,7 @@ func TestOutages(t *testing.T) {
 	t.Parallel()
 	all := faults()
 	results := make([][2]outageRow, len(all))
-	slots := make(chan struct{}, 8) // the rows wait more than they work
+	slots := make(chan struct{}, 6) // the rows wait more than they work
 	var wg sync.WaitGroup
 	for i, f := range all {
 		for k, kind := range []string{"first issue", "renewal"} {
@@ -269,7 +270,7 @@ func (f fault) run(t *testing.T, renewal bool) outageRow {
 	if f.name == "expired certificate" {
 		profiles = map[string]time.Duration{"classic": 4 * time.Second}
 	}
-	l := newLab(t, profiles)
+	l := newLab(t, 800*time.Millisecond, profiles)
 	if strings.Contains(f.name, "dns-01") {
 		l.cfg.Challenge, l.cfg.DNS01 = challengeDNS, txtSolver{l}
 	}
