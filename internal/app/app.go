@@ -66,6 +66,7 @@ type App struct {
 	leaving  map[doorKey]*proxy.QUICListener // closed, perhaps with requests in flight
 	admin    *adminDoor
 	reloaded reloadResult
+	dns01    dns01
 }
 
 type reloadResult struct {
@@ -103,7 +104,10 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	guardCfg.Log, guardCfg.Metrics, guardCfg.OnBan = a.log, a.registry, a.banned
 	a.guard = guard.New(guardCfg)
 	a.guard.Load(a.started)
-	tlsCfg := a.tlsConfig(cfg)
+	tlsCfg, err := a.tlsConfig(cfg)
+	if err != nil {
+		return nil, err
+	}
 	tlsCfg.Log, tlsCfg.Registerer = a.log, a.registry
 	if a.certs, err = tlsmgr.New(tlsCfg); err != nil {
 		return nil, err
@@ -277,7 +281,7 @@ func (a *App) apply(cfg *config.Config) error {
 	}
 	opened, err := a.prepareDoors(cfg)
 	if err == nil {
-		if err = a.certs.Apply(a.tlsConfig(cfg)); err != nil {
+		if err = a.applyTLS(cfg); err != nil {
 			opened.discard()
 		}
 	}

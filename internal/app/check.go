@@ -10,6 +10,7 @@ import (
 
 	"postern/internal/admin"
 	"postern/internal/config"
+	"postern/internal/dnsapi"
 	"postern/internal/tlsmgr"
 )
 
@@ -42,6 +43,11 @@ func CheckFiles(cfg *config.Config, w io.Writer) error {
 	t := tlsConfig(cfg)
 	if err := tlsmgr.CheckFiles(t.Files, log); err != nil {
 		return err
+	}
+	if p := cfg.TLS.DNSProvider; p != nil {
+		if _, err := dnsapi.New(p.Provider, dnsSettings(p)); err != nil {
+			return fmt.Errorf("tls.dns_provider: %w", err)
+		}
 	}
 	for _, a := range t.ACME {
 		if a.RootFile == "" {

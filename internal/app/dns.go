@@ -27,12 +27,27 @@ func newChecker(cfg *config.Config, log *slog.Logger) *dnscheck.Checker {
 	return dnscheck.New(dnsConfig(cfg, log))
 }
 
-// tlsConfig is the package's tlsConfig with the DNS asked before each attempt.
-func (a *App) tlsConfig(cfg *config.Config) tlsmgr.Config {
+// tlsConfig is the package's tlsConfig with the DNS asked before each attempt,
+// and answers to dns-01.
+func (a *App) tlsConfig(cfg *config.Config) (tlsmgr.Config, error) {
 	out := tlsConfig(cfg)
-	out.Check = newChecker(cfg, a.log).Check
-	out.OnNotice = a.noticed
-	return out
+	check := newChecker(cfg, a.log)
+	d, err := a.dns01.next(cfg, check, tlsmgr.DNS01Config{Log: a.log})
+	if err != nil {
+		return out, err
+	}
+	a.dns01 = d
+	out.Check, out.DNS01, out.OnNotice = check.Check, d.solver, a.noticed
+	return out, nil
+}
+
+// applyTLS gives the certificates' keeper a new configuration.
+func (a *App) applyTLS(cfg *config.Config) error {
+	next, err := a.tlsConfig(cfg)
+	if err != nil {
+		return err
+	}
+	return a.certs.Apply(next)
 }
 
 func dnsConfig(cfg *config.Config, log *slog.Logger) dnscheck.Config {

@@ -95,8 +95,9 @@ func (c *checker) automatic(at, name string) {
 	switch wild := strings.HasPrefix(name, "*."); {
 	case isIP(name):
 		c.errorf(at, "%s is an IP address, which the certificate authority is not asked for; give the site tls: {cert: …, key: …}, or write tls: {issuer: local} at the top level", name)
+	case wild && c.provesWildcards():
 	case wild && t.OnDemand == nil && !c.written("tls.on_demand"):
-		c.errorf(at, "%s is a wildcard, which http-01 and tls-alpn-01 cannot prove; list the names, give the site tls: {cert: …, key: …}, or allow single names with tls.on_demand", name)
+		c.errorf(at, "%s is a wildcard, which http-01 and tls-alpn-01 cannot prove; list the names, name the DNS host with tls.dns_provider, give the site tls: {cert: …, key: …}, or allow single names with tls.on_demand", name)
 	case wild && t.OnDemand != nil && t.OnDemand.Ask == "" && !c.isBroken("tls.on_demand") && !allowsBelow(t.OnDemand.Allow, name):
 		c.warnf(at, "tls.on_demand allows no name that %s covers, so none of them gets a certificate", name)
 	case t.ACME.only(LetsEncrypt) && notPublic(name) != "":

@@ -54,7 +54,12 @@ func (c *checker) acmePath(i int) string {
 
 func (c *checker) acme() {
 	t := &c.cfg.TLS
-	c.choice("tls.challenge", &t.Challenge, challengeAuto, challengeHTTP, challengeALPN)
+	c.choice("tls.challenge", &t.Challenge, challengeAuto, challengeHTTP, challengeALPN, challengeDNS)
+	c.dnsProvider()
+	if t.Challenge == challengeDNS && !c.hasDNSProvider() {
+		c.errorf("tls.challenge", "dns-01 needs the DNS host: write dns_provider: {provider: …, token: …} beside it")
+		return
+	}
 	c.retry()
 	c.addresses()
 	if len(t.ACME) == 0 && !c.isBroken("tls.acme") {
@@ -78,7 +83,7 @@ func (c *checker) acme() {
 		if t.Challenge != challengeAuto {
 			at = "tls.challenge"
 		}
-		c.errorf(at, "none of them can be answered with the listeners that are on; http-01 needs listen.http, tls-alpn-01 needs listen.https")
+		c.errorf(at, "none of them can be answered with the listeners that are on; http-01 needs listen.http, tls-alpn-01 needs listen.https, dns-01 needs dns_provider")
 	}
 }
 
@@ -178,24 +183,27 @@ func (c *checker) eab(group string, e *EAB) {
 // challenges drops those whose listener is off, as long as one is left, and
 // reports whether one is.
 func (c *checker) challenges(at string, a *ACME) bool {
-	all := []string{challengeHTTP, challengeALPN}
+	all := []string{challengeHTTP, challengeALPN, challengeDNS}
 	if c.isBroken(at) || c.isBroken("listen") {
 		return true
+	}
+	if !c.written(at) && c.hasDNSProvider() {
+		a.Challenges = all
 	}
 	var usable []string
 	ok := true
 	for i, ch := range a.Challenges {
 		item := c.item(at, i)
 		switch {
-		case ch == "dns-01":
-			c.errorf(item, "dns-01 is not offered here, want http-01 or tls-alpn-01")
-			ok = false
 		case !slices.Contains(all, ch):
-			c.errorf(item, "%q is unknown, want http-01 or tls-alpn-01%s", ch, didYouMean(ch, all))
+			c.errorf(item, "%q is unknown, want http-01, tls-alpn-01 or dns-01%s", ch, didYouMean(ch, all))
+			ok = false
+		case ch == challengeDNS && !c.hasDNSProvider():
+			c.errorf(item, "dns-01 needs the DNS host: write tls: {dns_provider: {provider: …, token: …}}")
 			ok = false
 		case slices.Contains(usable, ch):
 			c.errorf(item, "%s is given twice; keep one", ch)
-		case ch == challengeHTTP && len(c.cfg.Listen.HTTP) > 0, ch == challengeALPN && len(c.cfg.Listen.HTTPS) > 0:
+		case ch == challengeHTTP && len(c.cfg.Listen.HTTP) > 0, ch == challengeALPN && len(c.cfg.Listen.HTTPS) > 0, ch == challengeDNS:
 			usable = append(usable, ch)
 		case c.written(at):
 			c.warnf(item, "%s needs listen.%s, which is off, so it is left out", ch, map[string]string{challengeHTTP: "http", challengeALPN: "https"}[ch])

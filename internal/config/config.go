@@ -176,10 +176,14 @@ type TLS struct {
 	// alone.
 	ACME ACMEs `yaml:"acme"`
 
-	// How a name is proven: auto, http-01 or tls-alpn-01. auto takes what the
-	// listeners allow, one for each attempt, and the other one after a
-	// failure. Default auto.
+	// How a name is proven: auto, http-01, tls-alpn-01 or dns-01. auto takes
+	// what the listeners and dns_provider allow, one for each attempt, and
+	// another one after a failure. Default auto.
 	Challenge string `yaml:"challenge"`
+
+	// The DNS host, for dns-01: the challenge that needs no open port and
+	// alone proves a wildcard. Absent: no dns-01.
+	DNSProvider *DNSProvider `yaml:"dns_provider"`
 
 	// When attempts at an authority are made.
 	Retry Retry `yaml:"retry"`
@@ -245,9 +249,50 @@ type ACME struct {
 	// which most authorities, Let's Encrypt among them, are content with.
 	EAB *EAB `yaml:"eab"`
 
-	// The challenges to use: http-01, tls-alpn-01, or both. One whose
-	// listener is off is left out. Default: both.
+	// The challenges to use: some of http-01, tls-alpn-01 and dns-01. One
+	// whose listener is off is left out. Default: all that can be answered.
 	Challenges []string `yaml:"challenges"`
+}
+
+// DNSProvider is the DNS host and what it wants to know. An alias (CNAME) of
+// _acme-challenge is followed, so this may be another host than the name's
+// own.
+type DNSProvider struct {
+	// acme-dns, cloudflare, desec, digitalocean, duckdns, dynv6, gandi,
+	// hetzner, porkbun, rfc2136 or route53. Required.
+	Provider string `yaml:"provider"`
+
+	// The API token of cloudflare (it needs Zone:Read and DNS:Edit), desec,
+	// digitalocean, duckdns, dynv6 (an HTTP token), gandi (a personal access
+	// token) and hetzner (of the Cloud project). For route53 the session
+	// token, if the credentials are temporary. token_file reads it from a
+	// file. Default: none.
+	Token Secret `yaml:"token"`
+
+	// Who we are, where that is apart from the secret: the user name at
+	// acme-dns, the API key of porkbun, the name of the TSIG key for rfc2136,
+	// the access key id of route53. Default: none.
+	Key string `yaml:"key"`
+
+	// What belongs to key: the password, secret key or TSIG key in base64.
+	// secret_file reads it from a file. Default: none.
+	Secret Secret `yaml:"secret"`
+
+	// The id of the hosted zone for route53, the name of the zone for
+	// rfc2136; others have none. Default: looked up.
+	Zone string `yaml:"zone"`
+
+	// The subdomain that registering with acme-dns gave. Default: none.
+	Subdomain string `yaml:"subdomain"`
+
+	// The algorithm of the TSIG key for rfc2136: hmac-sha1, hmac-sha224,
+	// hmac-sha256, hmac-sha384 or hmac-sha512. Default hmac-sha256.
+	Algorithm string `yaml:"algorithm"`
+
+	// Where the API is: a base URL, to which the path is added; for rfc2136
+	// the zone's primary server, as host or host:port. Required for rfc2136
+	// and acme-dns. Default: the provider's own.
+	Endpoint string `yaml:"endpoint"`
 }
 
 // EAB binds the ACME account to an account at the authority.
@@ -354,8 +399,8 @@ type Limits struct {
 // Site is what is served under some host names.
 type Site struct {
 	// Host names: "mypi.duckdns.org", or "*.mypi.duckdns.org" for every name
-	// one label below, which needs certificate files, tls.issuer local or
-	// tls.on_demand: the challenges used here cannot prove a wildcard. An IP
+	// one label below, which needs certificate files, tls.issuer local,
+	// tls.on_demand or tls.dns_provider: only dns-01 proves a wildcard. An IP
 	// address needs files or tls.issuer local. Required.
 	Hosts []string `yaml:"hosts"`
 

@@ -17,6 +17,7 @@ const (
 
 	challengeHTTP = "http-01"
 	challengeALPN = "tls-alpn-01"
+	challengeDNS  = "dns-01"
 	challengeAuto = "auto"
 
 	httpRedirect = "redirect"
