@@ -217,5 +217,8 @@ func TestRenewRefusesNames(t *testing.T) {
 	if err := m.Renew("*.wild.example", false); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a new serial", func() bool { st := m.Status()[0]; return st.Serial != before[0].Serial && st.Renewal != nil && !st.Renewal.Ended.IsZero() })
+	eventually(t, "a new serial", func() bool {
+		st := m.Status()[0]
+		return st.Serial != before[0].Serial && st.Renewal != nil && !st.Renewal.Ended.IsZero()
+	})
 }
