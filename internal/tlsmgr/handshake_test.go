@@ -198,6 +198,24 @@ func BenchmarkGetCertificate(b *testing.B) {
 	}
 }
 
+// A handshake whose certificate is in memory looks it up without a lock, a file
+// or an allocation.
+func TestHeldCertificateIsFree(t *testing.T) {
+	m := localManager(t, Config{Names: []string{"home.example", "*.apps.example"}})
+	m.eng.mu.Lock() // were it needed, the look-up would hang
+	defer m.eng.mu.Unlock()
+	for _, sni := range []string{"home.example", "x.apps.example"} {
+		hello := &tls.ClientHelloInfo{ServerName: sni}
+		if n := testing.AllocsPerRun(100, func() {
+			if _, err := m.getCertificate(hello); err != nil {
+				t.Fatal(err)
+			}
+		}); n != 0 {
+			t.Errorf("%s: %v allocations, want 0", sni, n)
+		}
+	}
+}
+
 // The decision about a name is ours alone and allocates nothing.
 func TestAdmitDoesNotAllocate(t *testing.T) {
 	m := localManager(t, Config{Names: []string{"home.example", "*.apps.example"}})
