@@ -50,6 +50,14 @@ type Config struct {
 	// not draining. It must not block. nil: always ready.
 	Ready func() error
 
+	// Routes are the requests of the private API. None may have the path of
+	// a page.
+	Routes []Route
+
+	// Tables are shown on the page below the health tree. It is called for
+	// each page, concurrently, and must not block. nil: there are none.
+	Tables func() []Table
+
 	// Version is shown on the page.
 	Version string
 
@@ -143,6 +151,10 @@ func (s *Server) handler() (http.Handler, error) {
 	if err != nil {
 		return nil, err
 	}
+	api, err := newAPI(s.cfg.Routes, s.cfg.Listener.Addr(), s.cfg.Log)
+	if err != nil {
+		return nil, err
+	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.cfg.Gatherer, promhttp.HandlerOpts{
 		EnableOpenMetrics:   true,
@@ -159,11 +171,12 @@ func (s *Server) handler() (http.Handler, error) {
 	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
 	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
-		if err := page.write(w, s.tree()); err != nil {
+		if err := page.write(w, s.tree(), s.tables()); err != nil {
 			s.cfg.Log.Debug("admin page not sent", "err", err)
 		}
 	})
 	gate := newGate(s.cfg)
+	pages := readOnly(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("X-Content-Type-Options", "nosniff")
@@ -171,12 +184,35 @@ func (s *Server) handler() (http.Handler, error) {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 		h.Set("Cache-Control", "no-store")
-		if refused := gate.check(r); refused != nil {
-			refused.write(w)
+		inAPI := api.has(r.URL.Path)
+		switch refused := gate.check(r); {
+		case refused != nil:
+			refused.write(w, inAPI)
+		case inAPI:
+			api.serve(w, r)
+		default:
+			pages.ServeHTTP(w, r)
+		}
+	}), nil
+}
+
+// readOnly refuses what would change something.
+func readOnly(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet && r.Method != http.MethodHead {
+			w.Header().Set("Allow", "GET, HEAD")
+			plain(w, http.StatusMethodNotAllowed, "nothing can be changed here: want GET or HEAD\n")
 			return
 		}
-		mux.ServeHTTP(w, r)
-	}), nil
+		h.ServeHTTP(w, r)
+	})
+}
+
+func (s *Server) tables() []Table {
+	if s.cfg.Tables == nil {
+		return nil
+	}
+	return s.cfg.Tables()
 }
 
 func (s *Server) tree() Node { return s.cfg.Health().Resolve() }

@@ -25,9 +25,14 @@ type refusal struct {
 	header map[string][]string
 }
 
-func (r *refusal) write(w http.ResponseWriter) {
+// write answers in words, or, for the API, with a problem document.
+func (r *refusal) write(w http.ResponseWriter, problem bool) {
 	for k, values := range r.header {
 		w.Header()[k] = values
+	}
+	if problem {
+		writeProblem(w, &Problem{Status: r.status, Detail: strings.TrimSpace(r.body)})
+		return
 	}
 	plain(w, r.status, r.body)
 }
@@ -63,13 +68,6 @@ func (g *gate) check(r *http.Request) *refusal {
 			status: http.StatusUnauthorized,
 			body:   "a token is needed: Authorization: Bearer TOKEN (admin.token)\n",
 			header: map[string][]string{"Www-Authenticate": {`Bearer realm="postern"`, `Basic realm="postern, any user name, the token as password", charset="UTF-8"`}},
-		}
-	}
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return &refusal{
-			status: http.StatusMethodNotAllowed,
-			body:   "nothing can be changed here: want GET or HEAD\n",
-			header: map[string][]string{"Allow": {"GET, HEAD"}},
 		}
 	}
 	return nil

@@ -32,6 +32,22 @@ type line struct {
 	Remark string
 }
 
+// Table is a part of the page below the health tree.
+type Table struct {
+	Title   string
+	Columns []string
+	Rows    []Row
+}
+
+// Row is one line of a Table.
+type Row struct {
+	State State
+	Cells []string // as many as there are columns
+
+	// Remarks are whole sentences below the cells.
+	Remarks []string
+}
+
 func newPage(version string) (*page, error) {
 	tmpl, err := template.New("page").Parse(pageHTML)
 	if err != nil {
@@ -51,14 +67,15 @@ func newPage(version string) (*page, error) {
 	}, nil
 }
 
-func (p *page) write(w http.ResponseWriter, tree Node) error {
+func (p *page) write(w http.ResponseWriter, tree Node, tables []Table) error {
 	now := time.Now()
 	var b bytes.Buffer
 	err := p.tmpl.Execute(&b, struct {
 		Version, Now, Summary string
 		State                 State
 		Lines                 []line
-	}{p.version, now.Format("2006-01-02 15:04:05 MST"), summary(tree), tree.State, lines(tree, now)})
+		Tables                []Table
+	}{p.version, now.Format("2006-01-02 15:04:05 MST"), summary(tree), tree.State, lines(tree, now), tables})
 	if err != nil {
 		http.Error(w, "page: see the log", http.StatusInternalServerError)
 		return err

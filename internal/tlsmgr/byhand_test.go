@@ -55,7 +55,7 @@ func TestStoryOfAPersonWhoAsks(t *testing.T) {
 			}
 		}
 		r := refusedWith(t, s.m.Renew("home.example", false))
-		if r.Reason != "budget" || !r.Force || r.Until.Sub(time.Now()) < 50*time.Minute || !strings.Contains(r.Sentence, "4 attempts of this hour are spent") {
+		if r.Reason != "budget" || !r.Force || time.Until(r.Until) < 50*time.Minute || !strings.Contains(r.Sentence, "4 attempts of this hour are spent") {
 			t.Errorf("%+v", r)
 		}
 		before := s.status("home.example").Serial
