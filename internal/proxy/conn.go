@@ -67,37 +67,56 @@ func newClientConn(s *Server, nc net.Conn, kind Kind, peer netip.Addr, now time.
 // Read fails with io.EOF when the first bytes are not what the listener
 // speaks.
 func (c *clientConn) Read(p []byte) (int, error) {
-	var n int
-	var err error
+	if !c.recognised {
+		if err := c.recognise(); err != nil {
+			return 0, err
+		}
+	}
 	if len(c.pre) > 0 {
-		n = copy(p, c.pre)
+		n := copy(p, c.pre)
 		if c.pre = c.pre[n:]; len(c.pre) == 0 {
 			c.pre = nil
 		}
-	} else {
-		n, err = c.Conn.Read(p)
+		return n, nil
 	}
+	n, err := c.Conn.Read(p)
 	c.in.Add(int64(n))
-	if n > 0 && !c.recognised && !c.recognise(p[:n]) {
-		return 0, io.EOF
-	}
 	return n, err
 }
 
-// recognise looks at the first bytes and reports whether the connection may
-// go on.
-func (c *clientConn) recognise(p []byte) bool {
-	c.firstLen += copy(c.first[c.firstLen:], p)
-	proto := guard.ClassifyFirstBytes(c.first[:c.firstLen])
-	switch {
-	case proto == guard.Incomplete:
-		if c.firstLen < len(c.first) {
-			return true
+// recognise reads until the first bytes tell what is spoken. Nothing is handed
+// on before: an engine that saw a part might answer what must be refused.
+func (c *clientConn) recognise() error {
+	for {
+		proto := guard.ClassifyFirstBytes(c.first[:c.firstLen])
+		if proto != guard.Incomplete || c.firstLen == len(c.first) {
+			if !c.speaks(proto) {
+				return io.EOF
+			}
+			c.recognised = true
+			c.pre = append(c.first[:c.firstLen:c.firstLen], c.pre...)
+			return nil
 		}
-		c.recognised = true // eight bytes did not tell: let the parser decide
-		return true
-	case proto == guard.TLS && c.kind == KindHTTPS, proto == guard.HTTP && c.kind == KindHTTP:
-		c.recognised = true
+		room := c.first[c.firstLen:]
+		if len(c.pre) > 0 {
+			n := copy(room, c.pre)
+			c.firstLen, c.pre = c.firstLen+n, c.pre[n:]
+			continue
+		}
+		n, err := c.Conn.Read(room)
+		c.in.Add(int64(n))
+		if c.firstLen += n; n == 0 && err != nil {
+			return err
+		}
+	}
+}
+
+// speaks reports whether proto is what the listener speaks, and refuses the
+// client if it is not. What eight bytes did not tell is the parser's to judge.
+func (c *clientConn) speaks(proto guard.Protocol) bool {
+	switch {
+	case proto == guard.Incomplete,
+		proto == guard.TLS && c.kind == KindHTTPS, proto == guard.HTTP && c.kind == KindHTTP:
 		return true
 	case proto == guard.TLS:
 		c.refuse("tls_on_http", guard.TLSOnHTTP)

@@ -273,3 +273,12 @@ func (x *exchange) tooLarge(rt *Route) bool {
 }
 
 func ptr[T any](v T) *T { return &v }
+
+// keepTexts makes the texts of x its own, for whoever may keep them longer
+// than the exchange lasts: net/http's HTTP/2 client holds header values in its
+// compression table.
+func (x *exchange) keepTexts() {
+	for _, text := range [...]*string{&x.method, &x.rawHost, &x.rawTarget, &x.host, &x.path, &x.query, &x.id} {
+		*text = strings.Clone(*text)
+	}
+}

@@ -19,6 +19,7 @@ import (
 // viaStd runs do with net/http's types for the current request, for what needs
 // them: handlers, and backends that do not speak HTTP/1.1.
 func (h *h1) viaStd(x *exchange, do func(*stdMessage)) {
+	x.keepTexts()
 	r, err := h.request(x)
 	if err != nil {
 		x.problem(http.StatusBadRequest, "bad_path", "The request target is not valid.")

@@ -17,6 +17,7 @@ import (
 // viaStd runs do with net/http's types for the current request, for what needs
 // them: handlers, and backends that do not speak HTTP/1.1.
 func (m *h2Message) viaStd(x *exchange, do func(*stdMessage)) {
+	x.keepTexts()
 	r, err := m.request(x)
 	if err != nil {
 		x.problem(http.StatusBadRequest, "bad_path", "The request target is not valid.")

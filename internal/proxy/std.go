@@ -109,7 +109,7 @@ func (m *stdMessage) forward(x *exchange, rt *Route) {
 func (m *stdMessage) setForwarding(x *exchange, h http.Header) {
 	f := x.forwarding()
 	h["X-Forwarded-For"] = []string{f.chain}
-	h["X-Forwarded-Host"] = []string{f.host}
+	h["X-Forwarded-Host"] = []string{strings.Clone(f.host)} // it may live in an engine's buffer
 	h["X-Forwarded-Proto"] = []string{x.scheme}
 	h["X-Real-Ip"] = []string{f.client}
 	h["X-Request-Id"] = []string{x.id}
