@@ -222,7 +222,7 @@ func TestShutdownDuringAnswer(t *testing.T) {
 	up := b.accept(t)
 	send(t, up, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nab")
 	br := bufio.NewReader(c)
-	readUntil(t, br, "ab")
+	readUntil(t, br, "\r\n\r\nab")
 	cut := make(chan int, 1)
 	go func() { cut <- r.shutdown(t.Context()) }() // waited for below
 	wait(t, "the drain", r.srv.leaving.Load)
