@@ -101,6 +101,7 @@ func (b *built) site(cfg *config.Config, s *config.Site, before *built, p parts)
 				return out, table, err
 			}
 			rt.Upstream, rt.HashBy = pool, hashBy(&r)
+			rt.Request, rt.Response = change(r.Headers.Request), change(r.Headers.Response)
 		}
 		out.Routes = append(out.Routes, rt)
 		table.Routes = append(table.Routes, route.Route{Path: r.Path, Methods: r.Methods})

@@ -1,6 +1,8 @@
 package app
 
 import (
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -79,4 +81,16 @@ func retry(r *config.Retries) *upstream.Retry {
 		}
 	}
 	return out
+}
+
+// change is nil when nothing is changed.
+func change(f config.FieldChanges) *proxy.Change {
+	if len(f.Set)+len(f.Remove) == 0 {
+		return nil
+	}
+	c := &proxy.Change{Remove: f.Remove}
+	for _, name := range slices.Sorted(maps.Keys(f.Set)) {
+		c.Set = append(c.Set, proxy.Field{Name: name, Value: f.Set[name]})
+	}
+	return c
 }

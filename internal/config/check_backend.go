@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,7 +10,7 @@ import (
 )
 
 // backendKeys are the keys of a route that say how its backends are used.
-var backendKeys = []string{"balance", "hash_by", "health", "slow_start", "breaker", "retry", "hold"} // read only
+var backendKeys = []string{"balance", "hash_by", "health", "slow_start", "breaker", "retry", "hold", "headers"} // read only
 
 // maxWeight is what one backend may have of another one's share.
 const maxWeight = 1000
@@ -76,8 +77,50 @@ func (c *checker) backends(at string, r *Route) {
 		c.atLeastTime(at+".breaker.window", b.Window, 100*time.Millisecond)
 		c.atLeastTime(at+".breaker.open", b.Open, 100*time.Millisecond)
 	}
+	c.fieldChanges(at+".headers.request", &r.Headers.Request, ownRequestFields)
+	c.fieldChanges(at+".headers.response", &r.Headers.Response, ownResponseFields)
 	if r.Retry != nil && !c.isBroken(at+".retry") {
 		c.retries(at+".retry", r.Retry)
+	}
+}
+
+// Fields that are not the file's to change, in lower case: of any message, of
+// requests, and of answers, where hsts has a key of its own.
+var (
+	connectionFields = []string{ // read only
+		"connection", "proxy-connection", "keep-alive", "transfer-encoding", "te", "trailer", "upgrade", "http2-settings",
+		"content-length", "proxy-authenticate", "proxy-authorization", "proxy-authentication-info", "expect", "x-request-id",
+	}
+	ownRequestFields  = []string{"host", "forwarded", "x-real-ip", "proxy"}      // read only
+	ownResponseFields = []string{"alt-svc", "strict-transport-security", "date"} // read only
+)
+
+func (c *checker) fieldChanges(path string, f *FieldChanges, own []string) {
+	seen := map[string]string{}
+	name := func(at, name string) {
+		plain := strings.ReplaceAll(strings.ToLower(name), "_", "-")
+		switch first, dup := seen[plain]; {
+		case name == "" || strings.ContainsFunc(name, func(r rune) bool { return !isTokenChar(r) }):
+			c.errorf(at, "%q is not a field name (RFC 9110 section 5.1), want one such as X-Env", name)
+		case slices.Contains(own, plain) || slices.Contains(connectionFields, plain) || strings.HasPrefix(plain, "x-forwarded-") || strings.HasPrefix(plain, "x-postern-"):
+			c.errorf(at, "%s is postern's own to set or leave out; remove it here", name)
+		case dup:
+			c.errorf(at, "%s is in %s already; keep one", name, first)
+		}
+		seen[plain] = c.where(at)
+	}
+	for _, key := range slices.Sorted(maps.Keys(f.Set)) {
+		at := path + ".set." + key
+		c.at(at, func() {
+			name(at, key)
+			if v := f.Set[key]; strings.ContainsFunc(v, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f }) || strings.TrimSpace(v) != v {
+				c.errorf(at, "the value has a control character, or a space at an end, which no field has (RFC 9110 section 5.5)")
+			}
+		})
+	}
+	for i, key := range f.Remove {
+		at := c.item(path+".remove", i)
+		c.at(at, func() { name(at, key) })
 	}
 }
 

@@ -313,6 +313,8 @@ func docKind(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Pointer:
 		return docKind(t.Elem())
+	case reflect.Map:
+		return "names with values"
 	case reflect.Bool:
 		return "true or false"
 	case reflect.String:

@@ -112,6 +112,8 @@ func kindOf(t reflect.Type) string {
 	switch t.Kind() {
 	case reflect.Pointer:
 		return kindOf(t.Elem())
+	case reflect.Map:
+		return `names with values such as {X-Env: home}`
 	case reflect.String:
 		return "a text"
 	case reflect.Bool:

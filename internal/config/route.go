@@ -65,6 +65,9 @@ type Route struct {
 	// Answer from here. Absent: no such answer.
 	Respond *Respond `yaml:"respond"`
 
+	// Changes of header fields on the way to the backends and back.
+	Headers Headers `yaml:"headers"`
+
 	// Deadlines towards the backends.
 	Timeout Timeout `yaml:"timeout"`
 
@@ -154,6 +157,28 @@ type Retries struct {
 	// HEAD, OPTIONS, TRACE, PUT, DELETE; RFC 9110 section 9.2.2). all: POST
 	// and PATCH as well, which may then be done twice. Default idempotent.
 	Methods string `yaml:"methods"`
+}
+
+// Headers changes header fields. Those that postern itself answers for stay as
+// they are: the ones of a connection (Connection, Transfer-Encoding,
+// Content-Length and the like), Host, and what tells who asks (X-Forwarded-For
+// and its kind).
+type Headers struct {
+	// Requests, before they go to a backend.
+	Request FieldChanges `yaml:"request"`
+
+	// A backend's answers. What postern answers by itself is not changed.
+	Response FieldChanges `yaml:"response"`
+}
+
+// FieldChanges changes the header fields of one direction. "_" in a name
+// counts as "-", as backends often take them for the same.
+type FieldChanges struct {
+	// Fields that get this one value, whatever they had. Default: none.
+	Set map[string]string `yaml:"set"`
+
+	// Fields that are taken out. Default: none.
+	Remove []string `yaml:"remove"`
 }
 
 // Timeout holds the deadlines towards a backend.

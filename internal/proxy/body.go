@@ -38,6 +38,7 @@ type clientBody struct {
 	stall   time.Duration // 0: no deadlines
 	hints   *earlyHints   // asks the client for the body before the first read; nil: it does not wait
 	trailer http.Header   // the request's own, filled by the engine at the end
+	change  *Change       // of the route; its fields are none for a trailer
 	over    chan struct{} // closed with the exchange, or when nobody wants the body
 
 	// Used by the reading side alone.
@@ -106,6 +107,7 @@ func (b *clientBody) end(n int, err error, start time.Time) (int, error) {
 	case err == io.EOF:
 		b.done = true
 		cleanTrailer(b.trailer)
+		b.change.strip(b.trailer)
 		return n, err
 	case b.closed:
 		return n, http.ErrBodyReadAfterClose

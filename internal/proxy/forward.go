@@ -100,6 +100,7 @@ func (m *stdMessage) outgoing(x *exchange, rt *Route, hints *earlyHints) (*http.
 		out.Header["Te"] = []string{"trailers"}
 	}
 	m.setForwarding(x, out.Header)
+	rt.Request.apply(out.Header)
 	if _, ok := out.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = []string{""} // or net/http would name itself
 	}
@@ -117,9 +118,10 @@ func (m *stdMessage) requestBody(x *exchange, rt *Route, hints *earlyHints) *cli
 		stall = 0
 	}
 	cleanTrailer(r.Trailer)
+	rt.Request.strip(r.Trailer)
 	m.body = &clientBody{
 		body: r.Body, h1: r.ProtoMajor == 1, left: rt.MaxBody, bounded: rt.MaxBody > 0, stall: stall, budget: stall,
-		trailer: r.Trailer, over: make(chan struct{}), control: http.NewResponseController(m.w.ResponseWriter),
+		trailer: r.Trailer, change: rt.Request, over: make(chan struct{}), control: http.NewResponseController(m.w.ResponseWriter),
 	}
 	m.body.idle.L = &m.body.mu
 	if r.ProtoMajor != 2 && r.ProtoAtLeast(1, 1) && httpguts.HeaderValuesContainsToken(r.Header["Expect"], "100-continue") {
@@ -141,6 +143,7 @@ func (m *stdMessage) pass(x *exchange, res *http.Response) {
 	for field, values := range res.Header {
 		h[field] = values
 	}
+	x.route.Response.apply(h)
 	m.ownFields(x, h)
 	if _, ok := h["Content-Type"]; !ok {
 		h["Content-Type"] = nil // or net/http would guess one

@@ -144,12 +144,13 @@ func (h *h1) appendHead(b []byte, x *exchange, path string) []byte {
 			b = appendTrailerField(b, f.Value)
 			continue
 		}
-		if h.req.Ends(f) || f.Name == http1.Host || f.Name == http1.ContentLength || ours(f, x.trusted) {
+		if h.req.Ends(f) || f.Name == http1.Host || f.Name == http1.ContentLength || ours(f, x.trusted) || x.route.Request.drops(f.Key) {
 			continue
 		}
 		b = http1.AppendField(b, f.Key, f.Value)
 	}
 	b = x.appendForwarding(b)
+	b = x.route.Request.appendSet(b)
 	switch h.req.Framing {
 	case http1.ByLength:
 		b = http1.AppendLength(b, h.req.Length)
@@ -317,7 +318,7 @@ func (h *h1) bodyOver() bool {
 func (h *h1) goodTrailers() []http1.Field {
 	good := h.in.Trailers()[:0]
 	for _, f := range h.in.Trailers() {
-		if inTrailer(f.Key) {
+		if inTrailer(f.Key) && !h.x.route.Request.drops(f.Key) {
 			good = append(good, f)
 		}
 	}
@@ -396,7 +397,7 @@ func (h *h1) appendAnswerHead(x *exchange) (chunk bool) {
 		f := &res.Fields[i]
 		switch {
 		case f.Name == http1.Trailer && chunk:
-		case res.Ends(f), f.Name == http1.RequestID, isAltSvc(f.Key):
+		case res.Ends(f), f.Name == http1.RequestID, isAltSvc(f.Key), x.route.Response.drops(f.Key):
 			continue
 		case f.Name == http1.ContentLength && (streaming || res.Status == http.StatusNoContent):
 			continue
@@ -410,6 +411,7 @@ func (h *h1) appendAnswerHead(x *exchange) (chunk bool) {
 	if !dated {
 		b = h.s.date.append(b, x.start)
 	}
+	b = x.route.Response.appendSet(b)
 	b = http1.AppendText(b, "X-Request-Id", x.id)
 	if !secured && x.site.HSTS != "" && x.secure {
 		b = http1.AppendText(b, "Strict-Transport-Security", x.site.HSTS)

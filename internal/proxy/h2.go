@@ -255,12 +255,13 @@ func (m *h2Message) appendHead(b []byte, x *exchange, path string) []byte {
 			}
 			continue
 		}
-		if who, aliased := speaker(bytesOf(f.Name)); who.mute(x.trusted, aliased) {
+		if who, aliased := speaker(bytesOf(f.Name)); who.mute(x.trusted, aliased) || x.route.Request.drops(bytesOf(f.Name)) {
 			continue
 		}
 		b = http1.AppendText(b, f.Name, f.Value)
 	}
 	b = x.appendForwarding(b)
+	b = x.route.Request.appendSet(b)
 	switch {
 	case m.chunked:
 		b = append(b, "Transfer-Encoding: chunked\r\n"...)
@@ -365,7 +366,7 @@ func (m *h2Message) more() ([]byte, error) {
 		}
 		m.framed = append(m.framed, "0\r\n"...)
 		for _, f := range m.st.Trailers() {
-			if inTrailer(bytesOf(f.Name)) {
+			if inTrailer(bytesOf(f.Name)) && !m.x.route.Request.drops(bytesOf(f.Name)) {
 				m.framed = http1.AppendText(m.framed, f.Name, f.Value)
 			}
 		}
@@ -477,7 +478,7 @@ func (m *h2Message) addFields(x *exchange) {
 		f := &res.Fields[i]
 		switch {
 		case f.Name == http1.Trailer && res.Framing == http1.Chunked:
-		case res.Ends(f), f.Name == http1.RequestID, isAltSvc(f.Key):
+		case res.Ends(f), f.Name == http1.RequestID, isAltSvc(f.Key), x.route.Response.drops(f.Key):
 			continue
 		case f.Name == http1.ContentLength && res.Status == http.StatusNoContent:
 			continue // RFC 9110 section 8.6
@@ -490,6 +491,11 @@ func (m *h2Message) addFields(x *exchange) {
 	}
 	if !dated {
 		m.st.AddText("date", m.s.date.value(x.start))
+	}
+	if c := x.route.Response; c != nil {
+		for i := range c.Set {
+			m.st.AddText(strings.ToLower(c.Set[i].Name), c.Set[i].Value)
+		}
 	}
 	m.st.AddText("x-request-id", x.id)
 	if !secured && x.site.HSTS != "" {

@@ -126,6 +126,8 @@ type Route struct {
 	StripPrefix string // removed before the backend sees the path; "": nothing
 	Upstream    *upstream.Pool
 	HashBy      *HashBy // what Upstream balances by; nil unless by hash
+	Request     *Change // of what backends get; nil: none
+	Response    *Change // of their answers, informational ones and 101 left out; nil: none
 	Redirect    *Redirect
 	Respond     *Respond
 	Rate        *Rate // nil: no limit
