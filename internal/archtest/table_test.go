@@ -40,9 +40,7 @@ var rooms = map[string]room{
 }
 
 // notRooms are folders with Go files that no rule looks at.
-var notRooms = []string{
-	"internal/tmpdeps", // holds go.mod's requirements until their users exist
-}
+var notRooms = []string{}
 
 // never lists imports that are wrong whatever else changes.
 var never = []struct{ pkg, imports, why string }{
