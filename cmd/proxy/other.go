@@ -103,8 +103,7 @@ func newCompletion() *cobra.Command {
 }
 
 func newHealth() *cobra.Command {
-	var file, addr string
-	var timeout time.Duration
+	var ask asking
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Ask the running postern how it is",
@@ -114,18 +113,11 @@ container's health check wants. It finds the admin address in the
 configuration, as run does; --admin names it directly.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			token := os.Getenv("POSTERN_ADMIN_TOKEN")
-			if addr == "" {
-				cfg, err := healthConfig(file)
-				if err != nil {
-					return &exitError{exitRefused, err}
-				}
-				addr = cfg.Admin.Listen
-				if token == "" {
-					token = cfg.Admin.Token.Reveal()
-				}
+			addr, token, _, err := ask.where()
+			if err != nil {
+				return &exitError{exitRefused, err}
 			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+			ctx, cancel := context.WithTimeout(cmd.Context(), ask.timeout)
 			defer cancel()
 			text, healthy, err := app.CheckHealth(ctx, addr, token)
 			if err != nil {
@@ -138,9 +130,7 @@ configuration, as run does; --admin names it directly.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringVarP(&file, "config", "c", "", "configuration file")
-	cmd.Flags().StringVar(&addr, "admin", "", "admin address, host:port or unix:/path")
-	cmd.Flags().DurationVar(&timeout, "timeout", 5*time.Second, "how long to wait for the answer")
+	ask.flags(cmd, 5*time.Second, "how long to wait for the answer")
 	return cmd
 }
 

@@ -40,6 +40,8 @@ func (a *App) prepareAdmin(cfg *config.Config, c *doorChange) error {
 	server, err := admin.New(admin.Config{
 		Listener: l, Token: token, Gatherer: a.registry,
 		Health: a.Health, Ready: a.Ready, Version: a.opt.Version, Log: a.log,
+		Routes: a.adminRoutes(),
+		Tables: func() []admin.Table { return []admin.Table{certTable(a.certs.Status())} },
 	})
 	if err != nil {
 		_ = l.Close()

@@ -46,42 +46,48 @@ const (
 
 // Renew asks for a new certificate for name now, whether or not one is due,
 // and returns before it is there: CertStatus.Renewal tells what became of it.
-// Only a running Manager (Run) does anything about it.
+// Only a running Manager (Run) does anything about it. It returns the state of
+// name as it is while the attempt is not counted yet, with its Renewal.
 //
 // It does not wait out a back-off, but stays within the hour's budget and
 // behind the check of the DNS. With force it passes over these two as well,
 // and over pauses of our own; the attempt counts all the same. Nothing passes
 // over what an authority told us to wait for, a clock that is not set, and an
 // attempt under way. An error is a *RefusedError.
-func (m *Manager) Renew(name string, force bool) error {
+func (m *Manager) Renew(name string, force bool) (CertStatus, error) {
 	canonical, err := canonicalHost(name)
 	if err != nil {
-		return &RefusedError{Name: name, Reason: RefusedUnknown, Sentence: "not a host name, want one like www.example.org"}
+		return CertStatus{}, &RefusedError{Name: name, Reason: RefusedUnknown, Sentence: "not a host name, want one like www.example.org"}
 	}
 	if refused := m.renewable(canonical); refused != nil {
-		return refused
+		return CertStatus{}, refused
 	}
 	now := time.Now()
+	st := m.status(canonical, now)
 	s := m.situation(canonical, now).byHand(force)
 	if act := decide(&s, now); act.do == doWait && !s.doubts(act) {
-		return m.refusal(canonical, act, &s, force, now)
+		return CertStatus{}, m.refusal(canonical, act, &s, force, now)
 	}
-	if !m.drv.ask(canonical, Renewal{Asked: now, Forced: force}) {
-		return &RefusedError{Name: canonical, Reason: RefusedBusy, Sentence: "an attempt is under way already"}
+	st.Renewal = &Renewal{Asked: now, Forced: force}
+	if !m.drv.ask(canonical, *st.Renewal) {
+		return CertStatus{}, &RefusedError{Name: canonical, Reason: RefusedBusy, Sentence: "an attempt is under way already"}
 	}
 	m.log.Info("renewal asked for", "name", canonical, "force", force)
 	m.kick()
-	return nil
+	return st, nil
 }
 
 // renewable returns why name has no certificate that we could renew, or nil.
 func (m *Manager) renewable(name string) *RefusedError {
-	if slices.Contains(m.targets(), name) {
+	t := m.table.Load()
+	if slices.Contains(t.managed, name) || m.addrs.Load().has(name) {
 		return nil
 	}
 	refused := &RefusedError{Name: name, Reason: RefusedUnknown, Sentence: "no site has this name, so there is nothing to renew"}
-	s, ok := m.table.Load().sites.find(name)
+	s, ok := t.sites.find(name)
 	switch {
+	case t.onDemandName(name):
+		refused.Sentence = "a certificate on demand is obtained and renewed by itself"
 	case ok && s.file != nil:
 		refused.Reason = RefusedFile
 		refused.Sentence = fmt.Sprintf("its certificate comes from %s; replace that file and its key, they are read again within seconds", s.file.cert)

@@ -13,9 +13,10 @@ import (
 	"github.com/mholt/acmez/v3/acme"
 )
 
-// refusedWith is the reason that Renew refuses with, "" when it begins.
-func refusedWith(t *testing.T, err error) *RefusedError {
+// renew is what Renew is refused with; the zero value when it begins.
+func renew(t *testing.T, m *Manager, name string, force bool) *RefusedError {
 	t.Helper()
+	_, err := m.Renew(name, force)
 	var refused *RefusedError
 	if err != nil && !errors.As(err, &refused) {
 		t.Fatalf("%v (%T), want a *RefusedError", err, err)
@@ -42,10 +43,10 @@ func TestStoryOfAPersonWhoAsks(t *testing.T) {
 		// Three more within the hour.
 		for left := 2; left >= 0; left-- {
 			before := s.status("home.example").Serial
-			if err := s.m.Renew("Home.Example.", false); err != nil {
+			if _, err := s.m.Renew("Home.Example.", false); err != nil {
 				t.Fatalf("%d left: %v", left+1, err)
 			}
-			if r := refusedWith(t, s.m.Renew("home.example", true)); r.Reason != RefusedBusy {
+			if r := renew(t, s.m, "home.example", true); r.Reason != RefusedBusy {
 				t.Errorf("a second one at the same time: %+v", r)
 			}
 			time.Sleep(10 * time.Second)
@@ -54,12 +55,12 @@ func TestStoryOfAPersonWhoAsks(t *testing.T) {
 				t.Fatalf("%d left: status %+v, %+v", left, st, st.Renewal)
 			}
 		}
-		r := refusedWith(t, s.m.Renew("home.example", false))
+		r := renew(t, s.m, "home.example", false)
 		if r.Reason != "budget" || !r.Force || time.Until(r.Until) < 50*time.Minute || !strings.Contains(r.Sentence, "4 attempts of this hour are spent") {
 			t.Errorf("%+v", r)
 		}
 		before := s.status("home.example").Serial
-		if err := s.m.Renew("home.example", true); err != nil {
+		if _, err := s.m.Renew("home.example", true); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
@@ -74,7 +75,7 @@ func TestStoryOfAPersonWhoAsks(t *testing.T) {
 			t.Errorf("notices %+v, want none: nothing was wrong", said)
 		}
 		time.Sleep(time.Hour)
-		if err := s.m.Renew("home.example", false); err != nil {
+		if _, err := s.m.Renew("home.example", false); err != nil {
 			t.Errorf("an hour later: %v", err)
 		}
 		time.Sleep(10 * time.Second)
@@ -100,20 +101,20 @@ func TestStoryOfForce(t *testing.T) {
 		s.setDNS(caaDead)
 		// The verdict that is known is an old one: the DNS is asked first.
 		time.Sleep(time.Minute)
-		if err := s.m.Renew("home.example", false); err != nil {
+		if _, err := s.m.Renew("home.example", false); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
 		if st := s.status("home.example"); st.Renewal.Err != caaDead.Sentence || st.Renewal.Means != "" {
 			t.Errorf("asked the DNS first: %+v", st.Renewal)
 		}
-		if r := refusedWith(t, s.m.Renew("home.example", false)); r.Reason != "dns" || r.Sentence != caaDead.Sentence || !r.Force {
+		if r := renew(t, s.m, "home.example", false); r.Reason != "dns" || r.Sentence != caaDead.Sentence || !r.Force {
 			t.Errorf("%+v", r)
 		}
 		if n := len(ca.orderTimes()); n != 1 {
 			t.Fatalf("%d orders, want the first one only", n)
 		}
-		if err := s.m.Renew("home.example", true); err != nil {
+		if _, err := s.m.Renew("home.example", true); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
@@ -129,7 +130,7 @@ func TestStoryOfForce(t *testing.T) {
 		ca.set(func(a *actor) { a.refuse = nil })
 		s.setDNS(allWell)
 		time.Sleep(40 * time.Second)
-		if err := s.m.Renew("home.example", false); err != nil {
+		if _, err := s.m.Renew("home.example", false); err != nil {
 			t.Fatal(err)
 		}
 		time.Sleep(10 * time.Second)
@@ -207,14 +208,14 @@ func TestRenewRefusesNames(t *testing.T) {
 		{"own.example", RefusedFile, cert},
 		{"x.wild.example", RefusedUnknown, "that of *.wild.example"},
 	} {
-		if r := refusedWith(t, m.Renew(tt.name, true)); r.Reason != tt.reason || !strings.Contains(r.Sentence, tt.part) {
+		if r := renew(t, m, tt.name, true); r.Reason != tt.reason || !strings.Contains(r.Sentence, tt.part) {
 			t.Errorf("%q: %+v, want %s with %q", tt.name, r, tt.reason, tt.part)
 		}
 	}
 	before := m.Status()
 	stop := run(t, m)
 	defer stop()
-	if err := m.Renew("*.wild.example", false); err != nil {
+	if _, err := m.Renew("*.wild.example", false); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "a new serial", func() bool {

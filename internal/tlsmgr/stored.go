@@ -27,6 +27,10 @@ func Stored(cfg Config) ([]CertStatus, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Which challenges can be answered and whether the clock is set is for who
+	// listens to say.
+	cfg.HTTPPort, cfg.HTTPSPort = 80, 443
+	cfg.Clock = func() (bool, time.Duration) { return true, 0 }
 	m := &Manager{log: cfg.Log, dir: cfg.Dir, drv: newDriver(), open: newOpenChallenges()}
 	m.eng = &engine{storage: newJournal(cfg.Dir), log: cfg.Log}
 	m.eng.held.Store(&map[string]*held{})
@@ -67,8 +71,12 @@ func Stored(cfg Config) ([]CertStatus, error) {
 	}
 	out := m.Status()
 	for i := range out {
-		if err := unreadable[out[i].Name]; err != nil && out[i].LastError == "" {
-			out[i].LastError, out[i].Meaning = err.Error(), "the file on disk is damaged; a start moves it aside and obtains a new one"
+		st := &out[i]
+		if err := unreadable[st.Name]; err != nil && st.LastError == "" {
+			st.LastError, st.Meaning = err.Error(), "the file on disk is damaged; a start moves it aside and obtains a new one"
+		}
+		if st.Waiting == string(whyNoWay) { // no local authority yet, which a start makes
+			st.Waiting, st.Sentence, st.NextAttempt = "", "", time.Time{}
 		}
 	}
 	return out, nil

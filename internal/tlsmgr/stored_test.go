@@ -91,7 +91,10 @@ func TestStoredNothing(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "none")
 	got, err := Stored(Config{Dir: dir, Names: []string{"a.example"}})
-	if err != nil || len(got) != 1 || got[0].State != StateMissing || got[0].LastError != "" {
+	if err != nil || len(got) != 1 || got[0].State != StateMissing || got[0].LastError+got[0].Sentence != "" || got[0].AttemptsLeft != 4 {
+		t.Errorf("%v, %+v", err, got)
+	}
+	if got, err := Stored(Config{Dir: dir, Issuer: "local", Names: []string{"a.example"}}); err != nil || len(got) != 1 || got[0].Sentence != "" {
 		t.Errorf("%v, %+v", err, got)
 	}
 	if got, err := Stored(Config{Dir: dir, Issuer: "local"}); err != nil || len(got) != 0 {
