@@ -128,8 +128,22 @@ func (a *authority) contact() []string {
 	return []string{"mailto:" + a.email}
 }
 
+// accountKey is the key to register with: one that is there without its
+// registration, because it was imported or the last write was cut short (the
+// authority answers with the account it knows for it, RFC 8555 section 7.3),
+// or else a new one.
+func (a *authority) accountKey(ctx context.Context) (crypto.Signer, error) {
+	_, at := a.accountKeys(a.email)
+	if raw, err := a.storage.Load(ctx, at); err == nil {
+		if key, err := decodeKey(raw); err == nil {
+			return key, nil
+		}
+	}
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
 func (a *authority) newAccount(ctx context.Context, client *acmez.Client) (acme.Account, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	key, err := a.accountKey(ctx)
 	if err != nil {
 		return acme.Account{}, err
 	}
