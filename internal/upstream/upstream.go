@@ -15,9 +15,17 @@
 // Wire, on our own connections, for HTTP/1.1. They share everything but the
 // idle connections.
 //
-// Connections are dialled by the requests that need them. The only goroutine
-// is the one that sends a body while Wire reads the answer; Wire and Close
-// wait for it.
+// Beyond that a pool does what its Config asks for: Balance spreads requests
+// by weight, load or key; Check asks the backends how they are; Breaker leaves
+// one alone that answers badly, and SlowStart brings one back gently; Retry
+// sends again what may have reached a backend, within a budget; Hold lets
+// requests wait while there is no backend. Which backend gets a request is one
+// rule over shares (choose), and a backend that is out has none.
+//
+// Connections are dialled by the requests that need them, and by Watch, which
+// runs the checks of many pools. The other goroutine is the one that sends a
+// body while Wire reads the answer; Wire and Close wait for it, as Watch.Run
+// does for its own.
 package upstream
 
 import (
@@ -358,10 +366,14 @@ func (p *Pool) changeLocked(b *backend, down int) {
 // abandoned takes back a probe of b that found nothing out.
 func (p *Pool) abandoned(b *backend) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	b.health.abandoned()
 	if b.breaker != nil {
 		b.breaker.trying = false
+	}
+	down := !b.health.up()
+	p.mu.Unlock()
+	if w := p.watch.Load(); w != nil && down {
+		w.poke() // it left the trying to the probe
 	}
 }
 
