@@ -341,8 +341,13 @@ func (b *bodyState) chunkSize(line []byte) (uint64, error) {
 		return 0, ErrBody
 	}
 	ext := line[digits:]
-	if len(ext) > 0 && ext[0] != ';' || valueRun(ext) != len(ext) {
+	if len(ext) > 0 && ext[0] != ';' {
 		return 0, ErrBody
+	}
+	for _, c := range ext {
+		if c != '\t' && (c < ' ' || c > '~') {
+			return 0, ErrBody
+		}
 	}
 	if b.exts += len(ext); len(ext) > maxExt || b.exts > maxChunkLines {
 		return 0, ErrBody

@@ -1,0 +1,6 @@
+//go:build race
+
+package proxy
+
+// underRace: everything takes many times as long.
+const underRace = true
