@@ -126,7 +126,7 @@ It exits with 0 when there is a new certificate, with 1 otherwise.`,
 			}
 			text, ok := app.RenewedCert(cert, time.Now())
 			if !ok {
-				return &exitError{exitRefused, errors.New(text)}
+				return &exitError{exitRefused, errors.New("certs renew: " + text)}
 			}
 			fmt.Fprintln(cmd.OutOrStdout(), text)
 			return nil

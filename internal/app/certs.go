@@ -52,7 +52,8 @@ type Renewal struct {
 	Asked   time.Time `json:"asked"`
 	Forced  bool      `json:"forced"`
 	Ended   time.Time `json:"ended,omitzero"`    // left out: under way
-	Error   string    `json:"error,omitempty"`   // left out once ended: there is a new certificate
+	Refused string    `json:"refused,omitempty"` // why no attempt was made, with the way out
+	Error   string    `json:"error,omitempty"`   // of the attempt; with neither, once ended there is a new certificate
 	Meaning string    `json:"meaning,omitempty"` // the same for people
 }
 
@@ -72,6 +73,9 @@ func newCert(s *tlsmgr.CertStatus) Cert {
 	}
 	if r := s.Renewal; r != nil {
 		c.Renewal = &Renewal{Asked: r.Asked, Forced: r.Forced, Ended: r.Ended, Error: r.Err, Meaning: r.Means}
+		if r.Refused != nil {
+			c.Renewal.Refused, c.Renewal.Error = renewProblem(r.Refused).Detail, ""
+		}
 	}
 	return c
 }

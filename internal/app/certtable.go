@@ -115,7 +115,10 @@ func certRemarks(c *Cert, now time.Time) []string {
 // certificate.
 func RenewedCert(c Cert, now time.Time) (text string, ok bool) {
 	r := cmp.Or(c.Renewal, &Renewal{})
-	if r.Error == "" {
+	switch {
+	case r.Refused != "":
+		return r.Refused, false
+	case r.Error == "":
 		return fmt.Sprintf("%s: renewed: serial %s, until %s", c.Name, c.Serial, clock(c.NotAfter)), true
 	}
 	lines := []string{fmt.Sprintf("%s: not renewed: %q", c.Name, r.Error)}

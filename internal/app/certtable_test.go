@@ -74,6 +74,10 @@ func TestRenewedCert(t *testing.T) {
 	if text, ok := RenewedCert(c, now); !ok || text != "a.example: renewed: serial 5f, until 2026-05-05 12:00" {
 		t.Errorf("%v %s", ok, text)
 	}
+	c.Renewal = &Renewal{Refused: "a.example: not now"}
+	if text, ok := RenewedCert(c, now); ok || text != "a.example: not now" {
+		t.Errorf("%v %s", ok, text)
+	}
 	c.Renewal = &Renewal{Error: "DNS problem", Meaning: "the DNS host fails"}
 	want := "a.example: not renewed: \"DNS problem\"\n  which means: the DNS host fails\n  the certificate held stays, until 2026-05-05 12:00"
 	if text, ok := RenewedCert(c, now); ok || text != want {

@@ -19,6 +19,10 @@ type Renewal struct {
 	Ended  time.Time // zero: under way
 	Err    string    // why there is no new certificate; "" once Ended is set: there is
 	Means  string    // Err in plain words, "" when there is nothing to add
+
+	// Refused is set when no attempt was made after all, because the DNS,
+	// asked first, is not well.
+	Refused *RefusedError
 }
 
 // RefusedError is why Renew begins nothing.
@@ -50,7 +54,7 @@ const (
 // name as it is while the attempt is not counted yet, with its Renewal.
 //
 // It does not wait out a back-off, but stays within the hour's budget and
-// behind the check of the DNS. With force it passes over these two as well,
+// behind a check of the DNS made for it. With force it passes over these two as well,
 // and over pauses of our own; the attempt counts all the same. Nothing passes
 // over what an authority told us to wait for, a clock that is not set, and an
 // attempt under way. An error is a *RefusedError.
@@ -156,9 +160,13 @@ func (m *Manager) byHand(name string, s situation, planned action, now time.Time
 	}
 	s = s.byHand(ask.Forced)
 	act := decide(&s, now)
+	if act.do == doAttempt && s.gated && s.checkedAt.Before(ask.Asked) {
+		act = action{do: doCheck}
+	}
 	if act.do == doWait {
 		if !s.doubts(act) {
-			m.drv.answer(name, ending{words: m.refusal(name, act, &s, ask.Forced, now).Sentence})
+			refused := m.refusal(name, act, &s, ask.Forced, now)
+			m.drv.answer(name, ending{words: refused.Sentence, refused: refused})
 			return planned
 		}
 		if planned.do != doWait || planned.until.Before(act.until) {
@@ -170,7 +178,10 @@ func (m *Manager) byHand(name string, s situation, planned action, now time.Time
 }
 
 // ending is how an attempt ended; the zero value is well.
-type ending struct{ words, means string }
+type ending struct {
+	words, means string
+	refused      *RefusedError
+}
 
 // outcome is what an attempt for name came to that began at a time when leaf
 // was held.
@@ -181,7 +192,7 @@ func (m *Manager) outcome(name string, leaf *x509.Certificate, began time.Time) 
 	rec := m.ledger.get(name)
 	switch {
 	case rec.LastError != "" && !rec.LastErrorAt.Before(began):
-		return &ending{rec.LastError, rec.Meaning}
+		return &ending{words: rec.LastError, means: rec.Meaning}
 	case !m.ledger.writable():
 		return &ending{words: "the data folder cannot be written, so a new certificate could not be kept"}
 	}
@@ -220,7 +231,7 @@ func (d *driver) answer(name string, out ending) {
 
 func (d *driver) answerLocked(name string, out ending) {
 	if r := d.renewals[name]; d.askedLocked(name) {
-		r.Ended, r.Err, r.Means = time.Now(), out.words, out.means
+		r.Ended, r.Err, r.Means, r.Refused = time.Now(), out.words, out.means, out.refused
 		d.renewals[name] = r
 	}
 }
