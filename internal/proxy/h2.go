@@ -193,6 +193,10 @@ func (m *h2Message) forward(x *exchange, rt *Route) {
 	if isGRPC(m.field("Content-Type")) {
 		m.st.SetStall(0, 0)
 	}
+	if err := m.empty(); err != nil {
+		m.failed(x, err)
+		return
+	}
 	if !rt.Upstream.SpeaksHTTP1() {
 		m.viaStd(x, func(std *stdMessage) { std.forward(x, rt) })
 		return
@@ -275,6 +279,19 @@ func (m *h2Message) appendHead(b []byte, x *exchange, path string) []byte {
 
 // bytesOf is s without a copy, to be read only.
 func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
+// empty waits until a body that is declared empty is: anything else makes the
+// request malformed (RFC 9113 section 8.1.1), and no backend is to see it.
+func (m *h2Message) empty() error {
+	if m.st.ContentLength != 0 || m.st.BodyDone() {
+		return nil
+	}
+	m.budget = m.x.snap.Limits.Stall
+	if _, err := m.readBody(); err != io.EOF {
+		return err
+	}
+	return nil
+}
 
 // prepareBody reads a body that can be held, or sets up the stream of one that
 // cannot.

@@ -84,6 +84,7 @@ type options struct {
 	httpsPort int
 	challenge func(http.ResponseWriter, *http.Request) bool
 	logQuery  bool
+	noSNI     bool // serve clients that name no server
 	sites     []testSite
 }
 
@@ -103,9 +104,13 @@ func start(t testing.TB, o options) *rig {
 		o.engine = engines()[0]
 	}
 	r := &rig{t: t, reg: prometheus.NewRegistry(), access: new(lockedBuffer), log: new(lockedBuffer), guard: guard.New(o.guard)}
+	serverTLS := testTLS(t)
+	if o.noSNI {
+		serverTLS.GetConfigForClient = nil
+	}
 	r.srv = o.engine.start(t, Config{
 		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Registerer: r.reg, Guard: r.guard,
-		TLS: testTLS(t), Challenge: o.challenge,
+		TLS: serverTLS, Challenge: o.challenge,
 	}, r.snapshot(o))
 	r.clear = r.listen(KindHTTP)
 	r.secure = r.listen(KindHTTPS)
