@@ -126,8 +126,9 @@ type LogFile struct {
 	MaxBackups int `yaml:"max_backups"`
 }
 
-// Admin is the private listener: /metrics, /healthz, /readyz, /health and
-// /debug/pprof.
+// Admin is the private listener: /metrics, /healthz, /readyz, /health, /certs
+// and /debug/pprof. What changes something (`proxy certs renew`) it takes from
+// this machine only.
 type Admin struct {
 	// A loopback host:port or unix:/path/to/socket; "" turns it off. Any
 	// other address is refused unless a token is set. Default
