@@ -339,6 +339,11 @@ func (a *authority) issue(ctx context.Context, csr *x509.CertificateRequest) (ac
 		at.replaces = nil // it is another account's (RFC 9773 section 5)
 		chains, err = a.order(ctx, client, acct, csr, at)
 	}
+	if at.replaces != nil && refusesReplacing(err) {
+		a.log.Info("the authority does not take the order as a replacement; it is placed as any other", "authority", a.host, "err", err)
+		at.replaces = nil
+		chains, err = a.order(ctx, client, acct, csr, at)
+	}
 	if err != nil {
 		return acme.Certificate{}, err
 	}
@@ -381,6 +386,23 @@ func accountGone(err error) bool {
 	return p.Type == acme.ProblemTypeAccountDoesNotExist ||
 		p.Type == acme.ProblemTypeUnauthorized && strings.Contains(strings.ToLower(p.Detail), "account") &&
 			(strings.Contains(p.Detail, "deactivated") || strings.Contains(p.Detail, "revoked") || strings.Contains(p.Detail, "not valid"))
+}
+
+// refusesReplacing reports whether an order was refused for the certificate it
+// was to replace (RFC 9773 section 5): replaced already, or not known to this
+// authority. Nothing was validated then, and the same order may be placed
+// without it.
+func refusesReplacing(err error) bool {
+	var p acme.Problem
+	if !errors.As(err, &p) {
+		return false
+	}
+	if _, authz := p.Resource.(acme.Authorization); authz {
+		return false
+	}
+	detail := strings.ToLower(p.Detail)
+	return p.Type == acme.ProblemTypeAlreadyReplaced ||
+		strings.Contains(detail, "replace") || strings.Contains(detail, "the given certificate")
 }
 
 // renewalInfo asks when a certificate should be renewed (RFC 9773).
