@@ -1,18 +1,23 @@
 package proxy
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
 	"testing"
+	"time"
 )
 
 // BenchmarkProxy is the cost of one keep-alive request with a small answer,
-// client and backend in the same process included; std is net/http with
-// httputil.ReverseProxy in the same place, for the ratio. cpu-µs is the
+// client and backend in the same process included. own are our engines,
+// reference is net/http in their place, std net/http with
+// httputil.ReverseProxy; none is client and backend without a proxy. cpu-µs is the
 // process's CPU time per request.
 func BenchmarkProxy(b *testing.B) {
 	answer := []byte(`{"status":"ok","value":12345}`)
@@ -51,8 +56,11 @@ func BenchmarkProxy(b *testing.B) {
 		h2   bool
 	}{{"h1_clear", "http://a.test/", false}, {"h1_tls", "https://a.test/", false}, {"h2", "https://a.test/", true}} {
 		secure := bb.url[4] == 's'
-		for name, rig := range map[string]*rig{"postern": r, "reference": ref, "std": std(secure)} {
-			b.Run(bb.name+"/"+name, func(b *testing.B) { benchClient(b, rig.httpClient(bb.h2), bb.url) })
+		for _, e := range []struct {
+			name string
+			rig  *rig
+		}{{"own", r}, {"reference", ref}, {"std", std(secure)}} {
+			b.Run(bb.name+"/"+e.name, func(b *testing.B) { benchClient(b, e.rig.httpClient(bb.h2), bb.url) })
 		}
 	}
 	b.Run("h1_clear/none", func(b *testing.B) { benchClient(b, http.DefaultClient, fmt.Sprint("http://", target)) })
@@ -72,6 +80,59 @@ func benchClient(b *testing.B, c *http.Client, url string) {
 	cpu := cpuTime()
 	for b.Loop() {
 		one()
+	}
+	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
+}
+
+// BenchmarkWire is what one request over HTTP/1.1 costs when client and backend
+// only move bytes: nearly all of it is the proxy's and the kernel's.
+func BenchmarkWire(b *testing.B) {
+	answer := []byte("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 29\r\n\r\n{\"status\":\"ok\",\"value\":12345}")
+	raw := newRawBackend(b)
+	raw.each(b, func(c net.Conn, br *bufio.Reader) {
+		var buf [4096]byte
+		for n := 0; ; {
+			m, err := br.Read(buf[n:])
+			if err != nil {
+				return
+			}
+			if n += m; bytes.HasSuffix(buf[:n], []byte("\r\n\r\n")) {
+				if n = 0; wrote(c, answer) != nil {
+					return
+				}
+			}
+		}
+	})
+	for i, name := range []string{"own", "reference"} {
+		r := start(b, options{engine: engines()[i], sites: []testSite{proxyTo(b, raw.addr)}, limits: quick(patience)})
+		r.srv.snap.Load().Access = nil
+		b.Run("clear/"+name, func(b *testing.B) { benchWire(b, r.dial()) })
+		b.Run("tls/"+name, func(b *testing.B) { benchWire(b, r.dialTLS("http/1.1")) })
+	}
+}
+
+func wrote(c net.Conn, p []byte) error {
+	_, err := c.Write(p)
+	return err
+}
+
+func benchWire(b *testing.B, c net.Conn) {
+	_ = c.SetDeadline(time.Time{})
+	request := []byte("GET / HTTP/1.1\r\nHost: a.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
+	var buf [4096]byte
+	b.ReportAllocs()
+	cpu := cpuTime()
+	for b.Loop() {
+		if wrote(c, request) != nil {
+			b.Fatal("the connection is gone")
+		}
+		for n := 0; !bytes.HasSuffix(buf[:n], []byte("12345}")); {
+			m, err := c.Read(buf[n:])
+			if err != nil {
+				b.Fatal(err)
+			}
+			n += m
+		}
 	}
 	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
 }

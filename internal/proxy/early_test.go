@@ -284,3 +284,89 @@ func TestProxyCredentials(t *testing.T) {
 		}
 	})
 }
+
+// While a backend thinks, the client is watched, by reading. What it sends
+// instead of leaving is the next request's, from its first byte on.
+func TestRequestWhileBackendThinks(t *testing.T) {
+	for _, secure := range []bool{false, true} {
+		b := newRawBackend(t)
+		r := start(t, options{sites: []testSite{proxyTo(t, b.addr)}, limits: quick(patience)})
+		c := net.Conn(nil)
+		if c = r.dial(); secure {
+			c = r.dialTLS("http/1.1")
+		}
+		send(t, c, "GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		up := b.accept(t)
+		br := bufio.NewReader(up)
+		for i, next := range []string{"POST /2 HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\n\r\nabc", "GET /3 HTTP/1.1\r\nHost: a.test\r\n\r\n", ""} {
+			req, err := http.ReadRequest(br)
+			if err != nil || req.URL.Path != fmt.Sprint("/", i+1) {
+				t.Fatalf("TLS %v: the backend got %v, %v", secure, req, err)
+			}
+			_, _ = io.Copy(io.Discard, req.Body)
+			for _, piece := range []string{next[:min(1, len(next))], next[min(1, len(next)):]} {
+				watched := time.NewTimer(250 * time.Millisecond) // until the proxy watches
+				<-watched.C
+				send(t, c, piece)
+			}
+			send(t, up, fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n/%d", i+1))
+		}
+		in := bufio.NewReader(c)
+		for i := range 3 {
+			res, err := http.ReadResponse(in, nil)
+			if err != nil {
+				t.Fatalf("TLS %v: answer %d: %v", secure, i+1, err)
+			}
+			if body, err := io.ReadAll(res.Body); string(body) != fmt.Sprint("/", i+1) || err != nil || res.Close {
+				t.Errorf("TLS %v: answer %d: %q, %v", secure, i+1, body, err)
+			}
+		}
+	}
+}
+
+// A connection whose upload nobody wanted to the end, but that came to its end
+// all the same, serves on: no deadline is left over.
+func TestConnectionAfterUnwantedBody(t *testing.T) {
+	b := newRawBackend(t)
+	b.each(t, func(c net.Conn, br *bufio.Reader) {
+		for {
+			req, err := http.ReadRequest(br)
+			if err != nil {
+				return
+			}
+			if req.URL.Path == "/garbage" {
+				_, _ = io.CopyN(io.Discard, req.Body, 1)
+				_, _ = io.WriteString(c, "HTTP/1.1 999 no\r\nContent-Length: 0\r\n\r\n")
+				return
+			}
+			_, _ = io.Copy(io.Discard, req.Body)
+			_, _ = io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		}
+	})
+	l := quick(patience)
+	l.Idle = 0
+	r := start(t, options{sites: []testSite{proxyTo(t, b.addr)}, limits: l})
+	kept := 0
+	for range 50 {
+		c := r.dial()
+		br := bufio.NewReader(c)
+		send(t, c, "POST /garbage HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+		send(t, c, "0\r\n\r\n")
+		res, err := http.ReadResponse(br, nil)
+		if err != nil || res.StatusCode != 502 {
+			t.Fatalf("got %v, %v", res, err)
+		}
+		_, _ = io.Copy(io.Discard, res.Body)
+		if res.Close {
+			_ = c.Close()
+			continue
+		}
+		kept++
+		send(t, c, "GET / HTTP/1.1\r\nHost: a.test\r\n\r\n")
+		if res, err = http.ReadResponse(br, nil); err != nil || res.StatusCode != 200 {
+			t.Fatalf("after %d: then %v, %v", kept, res, err)
+		}
+		_ = c.Close()
+	}
+	t.Logf("%d of 50 connections served on", kept)
+}

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"io"
 	"net"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/net/http/httpguts"
 
 	"postern/internal/http1"
 )
@@ -150,6 +153,7 @@ type h1Writer struct {
 	unwatch  func()    // ends the watch of the client; nil: there is none
 	body     *h1Reader // the request's; nil: none that another goroutine reads
 	held     []byte    // body bytes before the head is sent
+	left     int64     // body bytes that Content-Length still promises; -1: it is not set
 }
 
 func (w *h1Writer) Header() http.Header { return w.header }
@@ -162,7 +166,19 @@ func (w *h1Writer) WriteHeader(status int) {
 	default:
 		w.status = status
 		w.noBody = !bodyAllowed(status) || w.x.method == http.MethodHead
+		w.left = promised(w.header)
 	}
+}
+
+// promised is the length that a header declares; -1 if it declares none, which
+// it does not if it is no number.
+func promised(h http.Header) int64 {
+	n, err := strconv.ParseUint(h.Get("Content-Length"), 10, 63)
+	if err != nil || len(h["Content-Length"]) > 1 {
+		delete(h, "Content-Length")
+		return -1
+	}
+	return int64(n)
 }
 
 func (w *h1Writer) informational(status int) {
@@ -186,6 +202,18 @@ func (w *h1Writer) Write(p []byte) (int, error) {
 	if w.noBody {
 		return len(p), nil
 	}
+	if w.left >= 0 {
+		if int64(len(p)) > w.left { // what is beyond would be the next answer
+			n, err := w.write(p[:w.left])
+			w.left = 0
+			return n, cmp.Or(err, http.ErrContentLength)
+		}
+		w.left -= int64(len(p))
+	}
+	return w.write(p)
+}
+
+func (w *h1Writer) write(p []byte) (int, error) {
 	if !w.sentHead {
 		if len(w.held)+len(p) <= headBuffer {
 			w.held = append(w.held, p...)
@@ -270,9 +298,17 @@ func (w *h1Writer) appendFields(skip func(key string) bool) {
 			continue
 		}
 		for _, v := range values {
-			h.out = http1.AppendText(h.out, key, v)
+			if goodField(key, v) {
+				h.out = http1.AppendText(h.out, key, v)
+			}
 		}
 	}
+}
+
+// goodField reports whether a handler's field can be sent. One that cannot is
+// left out: a line end in it would begin another.
+func goodField(key, value string) bool {
+	return httpguts.ValidHeaderFieldName(key) && httpguts.ValidHeaderFieldValue(value)
 }
 
 // finish ends the answer.
@@ -289,6 +325,9 @@ func (w *h1Writer) finish() {
 	if w.chunk {
 		w.h.out = http1.AppendLastChunk(w.h.out, trailerFields(w.header))
 	}
+	if !w.noBody && w.left > 0 {
+		w.h.closing = true // all that tells the client that something is missing
+	}
 	_ = w.send(nil) // a lost client shows as the end of the connection
 }
 
@@ -297,6 +336,9 @@ func (w *h1Writer) finish() {
 func trailerFields(h http.Header) (fields []http1.Field) {
 	add := func(key string, values []string) {
 		for _, v := range values {
+			if !goodField(key, v) {
+				continue
+			}
 			fields = append(fields, http1.Field{Key: []byte(key), Value: []byte(v)})
 		}
 	}

@@ -169,7 +169,9 @@ func (w *h2Writer) addFields() {
 			continue
 		}
 		for _, v := range values {
-			w.m.st.AddText(key, v)
+			if goodField(key, v) {
+				w.m.st.AddText(key, strings.TrimSpace(v))
+			}
 		}
 	}
 }

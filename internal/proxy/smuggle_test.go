@@ -146,6 +146,28 @@ func TestSmuggling(t *testing.T) {
 	}
 }
 
+// The same with TLS, where the first byte of a request comes alone: one answer,
+// and the end.
+func TestSmugglingOverTLS(t *testing.T) {
+	l := newLane(t, engines()[0])
+	statusLine := regexp.MustCompile(`HTTP/1\.1 \d`)
+	for _, s := range smugglings() {
+		if s.backend != nil {
+			continue
+		}
+		c := l.dialTLS("http/1.1")
+		send(t, c, s.input)
+		got, err := ended(t, c)
+		if err != nil && !isReset(err) || len(statusLine.FindAllString(got, -1)) > 1 || !strings.HasPrefix(got, "HTTP/1.1 "+s.statuses) && s.statuses != "" {
+			t.Errorf("%s: %q\ngot %q, %v; want %s", s.name, s.input, got, err, s.statuses)
+		}
+		if got := l.recorder.take(); got != nil {
+			t.Errorf("%s: %q\nthe backend got %q", s.name, s.input, got)
+		}
+	}
+	l.mustServe(t, "all of them")
+}
+
 func byByte(s string) (all [][]byte) {
 	for i := range len(s) {
 		all = append(all, []byte{s[i]})
