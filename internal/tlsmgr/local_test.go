@@ -31,6 +31,9 @@ func TestLocalIssuer(t *testing.T) {
 	if fi, err := os.Stat(dir + "/local-ca/root-key.pem"); err != nil || fi.Mode().Perm() != 0o600 {
 		t.Errorf("root key: %v %v, want mode 0600", fi.Mode(), err)
 	}
+	eventually(t, "every name", func() bool { // nobody asked for ::1 above
+		return !slices.ContainsFunc(m.Status(), func(s CertStatus) bool { return s.State != StateOK })
+	})
 	var states []string
 	for _, s := range m.Status() {
 		states = append(states, s.Name+" "+s.Source+" "+s.State+" "+s.KeyType)
