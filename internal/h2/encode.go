@@ -58,13 +58,17 @@ func (e *encoder) evict() {
 }
 
 // begin appends what must precede the first field of a block (RFC 7541
-// section 4.2).
+// section 4.2). When the size went down and up again, both must be told; going
+// down to nothing empties the table, and is the one form of two updates that
+// every decoder takes (that of Go refuses a second one while its table holds
+// anything).
 func (e *encoder) begin(b []byte) []byte {
 	if !e.resized {
 		return b
 	}
 	if e.low < e.max {
-		b = appendInt(b, 0x20, 5, uint64(e.low))
+		b = appendInt(b, 0x20, 5, 0)
+		e.size, e.n = 0, 0
 	}
 	e.resized, e.low = false, e.max
 	return appendInt(b, 0x20, 5, uint64(e.max))

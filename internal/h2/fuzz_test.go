@@ -98,6 +98,7 @@ func fuzzConn(t *testing.T, in []byte) {
 func FuzzEncoder(f *testing.F) {
 	f.Add([]byte("\x05\x01date\x04Mon,\x05\x01date\x04Mon,\x05\x01date\x04Mon,"))
 	f.Add([]byte("\x00\x20\x01a\x01b\x00\x00\x01a\x01b\x00\xff"))
+	f.Add([]byte("\n\x00\x00\x00\x00\x003\x00\xc9$")) // down and up again, with a table in use
 	f.Fuzz(func(t *testing.T, in []byte) {
 		e := newEncoder()
 		var got []hpack.HeaderField
