@@ -170,11 +170,21 @@ func (s *Stream) Buffered() ([]byte, error) {
 	return s.take()
 }
 
-// BodyDone reports whether Next would return io.EOF, or the last bytes.
-func (s *Stream) BodyDone() bool {
+// BodyHere reports whether the whole rest of the body has come: the next call
+// of Next or Buffered returns all of it, or io.EOF.
+func (s *Stream) BodyHere() bool {
 	s.c.mu.Lock()
 	defer s.c.mu.Unlock()
 	return s.recvEnd
+}
+
+// BodyDone reports whether the body was handed out to its end: nothing came
+// behind what Next or Buffered returned last, and nothing will. Bytes that
+// come after that call make it false until they are taken too.
+func (s *Stream) BodyDone() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.recvEnd && len(s.in) == 0
 }
 
 // taken takes back what Next returned last. mu is held.

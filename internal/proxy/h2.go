@@ -301,7 +301,7 @@ func (m *h2Message) prepareBody() error {
 		return nil
 	}
 	expect := strings.EqualFold(m.field("Expect"), "100-continue")
-	whole := m.st.BodyDone() && len(m.st.Trailers()) == 0 // and in memory: the stream's window is small
+	whole := m.st.BodyHere() && len(m.st.Trailers()) == 0 // and in memory: the stream's window is small
 	if n <= maxHeld && (n > 0 && !expect || whole) {
 		return m.hold(int(max(n, 0)))
 	}
