@@ -1,7 +1,7 @@
 // Package testnet has the hostile world that tests run against, in process and
 // on loopback: an ACME authority with Boulder's CAA step, an AWS account that
-// checks signatures, and a DNS server
-// that fails on demand. Only tests import it.
+// checks signatures, and a DNS server that fails on demand. Only tests import
+// it.
 package testnet
 
 import (
