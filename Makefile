@@ -39,18 +39,8 @@ bench: ## the benchmarks, with allocations
 compare: ## postern beside the peers that are installed, see bench/README.md
 	go run ./bench -quick
 
-# The fuzzer now and then ends with "context deadline exceeded" when its time
-# runs out while a worker is busy. A finding always leaves its input in testdata;
-# only that counts. (The seeds are run by `make test`.)
-fuzz: ## every fuzz target for FUZZTIME, one after the other
-	@for pkg in $$(go list ./...); do \
-		for target in $$(go test -list='^Fuzz' $$pkg | grep '^Fuzz'); do \
-			echo "== $$pkg $$target"; \
-			go test -run='^$$' -fuzz="^$$target\$$" -fuzztime=$(FUZZTIME) -fuzzminimizetime=20x -parallel=2 $$pkg && continue; \
-			if git status --porcelain -- "$${pkg#postern/}/testdata/fuzz" | grep -q .; then exit 1; fi; \
-			echo "== $$pkg $$target: no failing input"; \
-		done; \
-	done
+fuzz: ## every fuzz target for FUZZTIME, as many beside each other as there are cores
+	@FUZZTIME=$(FUZZTIME) .ci/fuzz
 
 docs: ## write the generated pages anew
 	go generate ./...

@@ -105,8 +105,59 @@ func TestCIRunsEverything(t *testing.T) {
 	if err != nil {
 		t.Skip("bash is not installed")
 	}
-	if out, err := exec.CommandContext(t.Context(), bash, "-n", filepath.Join(root, ".ci/run")).CombinedOutput(); err != nil {
-		t.Errorf(".ci/run: %v\n%s", err, out)
+	for _, script := range []string{".ci/run", ".ci/fuzz"} {
+		if out, err := exec.CommandContext(t.Context(), bash, "-n", filepath.Join(root, script)).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v\n%s", script, err, out)
+		}
+	}
+	if !strings.Contains(recipe(t, "fuzz"), ".ci/fuzz") {
+		t.Error("Makefile: fuzz does not run .ci/fuzz")
+	}
+}
+
+// The corpora of the fuzz targets stay small, and belong to a target.
+func TestCorpora(t *testing.T) {
+	const most, longest, total = 40, 4 << 10, 2 << 20
+	sum := int64(0)
+	folders, err := filepath.Glob(filepath.Join(root, "internal/*/testdata/fuzz/Fuzz*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, folder := range folders {
+		inputs, err := os.ReadDir(folder)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(inputs) > most {
+			t.Errorf("%s: %d inputs, want at most %d", folder, len(inputs), most)
+		}
+		for _, input := range inputs {
+			info, err := input.Info()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sum += info.Size(); info.Size() > longest {
+				t.Errorf("%s/%s: %d bytes, want at most %d", folder, input.Name(), info.Size(), longest)
+			}
+		}
+		target, found := filepath.Base(folder), false
+		tests, err := filepath.Glob(filepath.Join(folder, "../../../*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, test := range tests {
+			src, err := os.ReadFile(test)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = found || strings.Contains(string(src), "func "+target+"(")
+		}
+		if !found {
+			t.Errorf("%s: there is no such fuzz target", folder)
+		}
+	}
+	if sum > total {
+		t.Errorf("the corpora have %d bytes, want at most %d", sum, total)
 	}
 }
 

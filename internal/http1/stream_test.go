@@ -422,10 +422,15 @@ func TestAppend(t *testing.T) {
 // Known differences, which none of our heads shows: net/http joins folded
 // lines, takes several equal lengths for one field, and adds "Connection:
 // close" to Close. It takes fields out of the header that we keep:
-// Transfer-Encoding, and Content-Length where the body has another end.
+// Transfer-Encoding, Content-Length where the body has another end, and Trailer
+// from a chunked message, of which it refuses one that announces Content-Length,
+// Transfer-Encoding or Trailer itself: we look at the trailers that come.
 func sameResponse(t testing.TB, m message, br *bufio.Reader) bool {
 	t.Helper()
 	resp, err := http.ReadResponse(br, nil)
+	if err != nil && strings.Contains(err.Error(), "bad trailer key") {
+		return false
+	}
 	if err != nil {
 		t.Errorf("%v: net/http does not read it: %v", m, err)
 		return false
@@ -451,7 +456,10 @@ func sameFields(t testing.TB, m message, ours []string, theirs map[string][]stri
 		k, v, _ := strings.Cut(f, ": ")
 		left[k] = append(left[k], v)
 	}
-	for _, k := range []string{"Transfer-Encoding", "Trailer", "Content-Length", "Connection", "Host"} {
+	if len(left["Transfer-Encoding"]) > 0 {
+		delete(left, "Trailer")
+	}
+	for _, k := range []string{"Transfer-Encoding", "Content-Length", "Connection", "Host"} {
 		delete(left, k)
 	}
 	for k, want := range theirs {
@@ -473,6 +481,8 @@ func FuzzResponses(f *testing.F) {
 		f.Add([]byte(tt.wire))
 	}
 	f.Add([]byte("HTTP/1.1 200 OK\r\nTrailer: A, B\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n0\r\nA: b\r\n\r\n"))
+	f.Add([]byte("HTTP/1.1 200 OK\r\nTrailer: A\r\nContent-Length: 1\r\n\r\nx")) // net/http keeps this Trailer
+	f.Add([]byte("HTTP/1.1 200 OK\r\nTrailer: Content-Length\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"))
 	f.Add([]byte("HTTP/1.0 200 OK\nConnection: keep-alive\nKeep-Alive: timeout=5\nContent-Length: 1\n\nx"))
 	f.Fuzz(func(t *testing.T, wire []byte) {
 		all, err := sameForAnyCut(t, readResponses, wire)
@@ -502,6 +512,9 @@ func FuzzRequests(f *testing.F) {
 		for _, m := range all {
 			skipEmptyLine(br)
 			r, err := http.ReadRequest(br)
+			if err != nil && strings.Contains(err.Error(), "bad trailer key") {
+				return // as in sameResponse
+			}
 			if err != nil {
 				t.Fatalf("%v: net/http does not read it: %v", m, err)
 			}
