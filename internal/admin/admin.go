@@ -50,6 +50,10 @@ type Config struct {
 	// not draining. It must not block. nil: always ready.
 	Ready func() error
 
+	// Verbose returns what /healthz?verbose tells as JSON: the last
+	// examination, however old. It must not block. nil: the health tree.
+	Verbose func() any
+
 	// Routes are the requests of the private API. None may have the path of
 	// a page.
 	Routes []Route
@@ -219,8 +223,21 @@ func (s *Server) tree() Node { return s.cfg.Health().Resolve() }
 
 // healthz answers the question "should this process be left alone": 200 while
 // nothing fails, 503 with one line for each cause otherwise.
-func (s *Server) healthz(w http.ResponseWriter, _ *http.Request) {
+// With ?verbose it tells the last examination, under the same status.
+func (s *Server) healthz(w http.ResponseWriter, r *http.Request) {
 	tree := s.tree()
+	if r.URL.Query().Has("verbose") {
+		var all any = tree
+		if s.cfg.Verbose != nil {
+			all = s.cfg.Verbose()
+		}
+		status := http.StatusOK
+		if tree.State == Fail {
+			status = http.StatusServiceUnavailable
+		}
+		writeJSON(w, status, "application/json", all)
+		return
+	}
 	if tree.State != Fail {
 		plain(w, http.StatusOK, "ok\n")
 		return

@@ -40,7 +40,7 @@ func (a *App) prepareAdmin(cfg *config.Config, c *doorChange) error {
 	server, err := admin.New(admin.Config{
 		Listener: l, Token: token, Gatherer: a.registry,
 		Health: a.Health, Ready: a.Ready, Version: a.opt.Version, Log: a.log,
-		Routes: a.adminRoutes(),
+		Routes: a.adminRoutes(), Verbose: a.verbose,
 		Tables: func() []admin.Table { return []admin.Table{certTable(a.certs.Status())} },
 	})
 	if err != nil {

@@ -67,6 +67,7 @@ type App struct {
 	admin    *adminDoor
 	reloaded reloadResult
 	dns01    dns01
+	doctor   doctorRoom
 }
 
 type reloadResult struct {
@@ -169,6 +170,7 @@ func (a *App) Run(ctx context.Context) error {
 	g.Keep("backends", a.watch.Run)
 	g.Keep("bans", a.guard.Run)
 	g.Keep("certificates", a.certs.Run)
+	g.Keep("doctor", a.runDoctor)
 	a.startAdmin()
 	g.OnStop("drain", a.drain)
 	for _, d := range a.doors {

@@ -104,6 +104,7 @@ func (a *App) adminRoutes() []admin.Route {
 	return []admin.Route{
 		{Method: http.MethodGet, Path: "/certs", Do: func(*http.Request) (any, error) { return newCerts(a.certs.Status()), nil }},
 		{Method: http.MethodPost, Path: "/certs/renew", Do: a.renewCert},
+		{Method: http.MethodPost, Path: "/doctor", Do: func(r *http.Request) (any, error) { return a.examineNow(r.Context()), nil }},
 	}
 }
 

@@ -127,6 +127,26 @@ func caaIdentities(ctx context.Context, directory, rootFile string) ([]string, e
 	if strings.HasSuffix(u.Hostname(), "api.letsencrypt.org") {
 		return []string{"letsencrypt.org"}, nil
 	}
+	dir, err := fetchDirectory(ctx, u, rootFile)
+	if err != nil {
+		return nil, err
+	}
+	if len(dir.Meta.CAAIdentities) == 0 {
+		return nil, fmt.Errorf("the authority at %s names no caaIdentities", u.Host)
+	}
+	return dir.Meta.CAAIdentities, nil
+}
+
+// directory is what we want of an authority's (RFC 8555 section 7.1.1).
+type directory struct {
+	NewOrder string `json:"newOrder"`
+	Meta     struct {
+		CAAIdentities []string `json:"caaIdentities"`
+	} `json:"meta"`
+}
+
+// fetchDirectory asks an authority for its directory.
+func fetchDirectory(ctx context.Context, u *url.URL, rootFile string) (*directory, error) {
 	transport := &http.Transport{Proxy: http.ProxyFromEnvironment, DisableKeepAlives: true}
 	defer transport.CloseIdleConnections()
 	if rootFile != "" {
@@ -140,7 +160,7 @@ func caaIdentities(ctx context.Context, directory, rootFile string) ([]string, e
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, directory, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -149,13 +169,20 @@ func caaIdentities(ctx context.Context, directory, rootFile string) ([]string, e
 		return nil, fmt.Errorf("the authority at %s does not answer", u.Host)
 	}
 	defer res.Body.Close()
-	var dir struct {
-		Meta struct {
-			CAAIdentities []string `json:"caaIdentities"`
-		} `json:"meta"`
+	var dir directory
+	err = json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&dir)
+	if res.StatusCode != http.StatusOK || err != nil || dir.NewOrder == "" {
+		return nil, fmt.Errorf("the authority at %s answers %s without an ACME directory", u.Host, res.Status)
 	}
-	if err := json.NewDecoder(io.LimitReader(res.Body, 1<<20)).Decode(&dir); err != nil || len(dir.Meta.CAAIdentities) == 0 {
-		return nil, fmt.Errorf("the authority at %s names no caaIdentities", u.Host)
+	return &dir, nil
+}
+
+// directoryAnswers reports why the directory at a URL does not do its work.
+func directoryAnswers(ctx context.Context, text, rootFile string) error {
+	u, err := url.Parse(text)
+	if err != nil {
+		return err
 	}
-	return dir.Meta.CAAIdentities, nil
+	_, err = fetchDirectory(ctx, u, rootFile)
+	return err
 }

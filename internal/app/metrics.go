@@ -2,11 +2,13 @@ package app
 
 import (
 	"runtime"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"postern/internal/doctor"
 	"postern/internal/upstream"
 )
 
@@ -27,6 +29,7 @@ type appMetrics struct {
 	upstream *upstream.Metrics
 	reloads  *prometheus.CounterVec
 	reloaded prometheus.Gauge
+	checks   *prometheus.GaugeVec
 }
 
 func newAppMetrics(reg prometheus.Registerer) *appMetrics {
@@ -38,8 +41,23 @@ func newAppMetrics(reg prometheus.Registerer) *appMetrics {
 	m.reloads.WithLabelValues("ok")
 	m.reloads.WithLabelValues("refused")
 	m.reloaded.Set(float64(time.Now().Unix()))
-	reg.MustRegister(m.reloads, m.reloaded)
+	m.checks = prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: "postern_doctor_checks", Help: "Checks of the last examination by status."}, []string{"status"})
+	for _, s := range []doctor.Status{doctor.Pass, doctor.Warn, doctor.Fail, doctor.Skip} {
+		m.checks.WithLabelValues(strings.ToLower(string(s)))
+	}
+	reg.MustRegister(m.reloads, m.reloaded, m.checks)
 	return m
+}
+
+// examined counts a report.
+func (m *appMetrics) examined(r doctor.Report) {
+	n := map[doctor.Status]int{doctor.Pass: 0, doctor.Warn: 0, doctor.Fail: 0, doctor.Skip: 0}
+	for _, f := range r.Checks {
+		n[f.Status]++
+	}
+	for s, k := range n {
+		m.checks.WithLabelValues(strings.ToLower(string(s))).Set(float64(k))
+	}
 }
 
 func (m *appMetrics) reload(err error) {

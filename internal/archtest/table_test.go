@@ -14,7 +14,7 @@ const all = "all"
 // two. Rooms that are planned are here with the edges they are planned to
 // have. Tests may import internal/testnet anywhere.
 var rooms = map[string]room{
-	"cmd/proxy":         {may: []string{"internal/app", "internal/config"}, test: []string{all}},
+	"cmd/proxy":         {may: []string{"internal/app", "internal/config", "internal/doctor"}, test: []string{all}},
 	"internal/app":      {may: []string{all}},
 	"internal/config":   {},
 	"internal/proxy":    {may: []string{"internal/guard", "internal/route", "internal/upstream", "internal/http1", "internal/h2"}},
@@ -31,6 +31,7 @@ var rooms = map[string]room{
 	"internal/notify":   {},
 	"internal/tunnel":   {},
 	"internal/admin":    {},
+	"internal/doctor":   {},
 	"internal/service":  {},
 	"internal/durable":  {},
 	"internal/testnet":  {},
@@ -99,6 +100,7 @@ var goStatements = map[string]string{
 	"cmd/proxy/run.go:reloadOnSignal":                  "ends with its context; signals are for main to receive",
 	"internal/app/demo.go:demo.run":                    "waited for in the same function",
 	"internal/app/samplebackend.go:startSampleBackend": "waited for by close; the demo's backend is no service of the process",
+	"internal/doctor/doctor.go:look":                   "a look that does not heed its context is given up; any other is waited for",
 	"internal/h2/workers.go:workers.run":               "goroutines that wait for requests; Serve waits for their work, Server.Close for them",
 	"internal/proxy/h1forward.go:h1.watch":             "waited for by the function it returns",
 	"internal/proxy/h3.go:quicEngine.accept":           "one for each connection; counted, and Shutdown waits for them",

@@ -24,6 +24,9 @@ type Target struct {
 // String returns the target as it was configured.
 func (t Target) String() string { return t.text }
 
+// Dial is what net.Dial needs to reach the target.
+func (t Target) Dial() (network, addr string) { return t.network, t.addr }
+
 // ParseTarget reads one of
 //
 //	host:port          HTTP/1.1 in clear

@@ -1,0 +1,202 @@
+package app
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"postern/internal/admin"
+	"postern/internal/config"
+	"postern/internal/dnscheck"
+	"postern/internal/doctor"
+)
+
+// The doctor's times. A whole examination ends within examTime.
+const (
+	examTime  = 14 * time.Second
+	examEvery = 5 * time.Minute
+	examFirst = 20 * time.Second // after the start, when certificates and addresses have been looked at
+)
+
+// patient is what the doctor examines: a configuration, and the process that
+// runs it if there is one.
+type patient struct {
+	cfg     *config.Config
+	app     *App // nil: nobody runs, or not here
+	machine machine
+	look    func(context.Context, dnscheck.Question) dnscheck.Verdict
+}
+
+func newPatient(cfg *config.Config, a *App) *patient {
+	dns := dnsConfig(cfg, nil)
+	dns.ReadOnly = true
+	if a != nil {
+		dns.Own = publicAddresses
+	}
+	return &patient{cfg: cfg, app: a, machine: thisMachine(), look: dnscheck.New(dns).Check}
+}
+
+// examine makes every check that the configuration gives a reason for.
+func (p *patient) examine(ctx context.Context) doctor.Report {
+	ctx, cancel := context.WithTimeout(ctx, examTime)
+	defer cancel()
+	var list []doctor.Check
+	list = append(list, p.configCheck())
+	list = append(list, p.machineChecks()...)
+	list = append(list, p.networkChecks()...)
+	list = append(list, p.nameChecks()...)
+	list = append(list, p.authorityChecks()...)
+	list = append(list, p.certificateChecks()...)
+	list = append(list, p.backendChecks()...)
+	return doctor.Run(ctx, list)
+}
+
+// Examine looks at the machine, the network and everything cfg names, without
+// a running postern, and takes at most 15 s.
+func Examine(ctx context.Context, cfg *config.Config) doctor.Report {
+	return newPatient(cfg, nil).examine(ctx)
+}
+
+// Unreadable is the report about a configuration that was refused: one FAIL
+// and what else can be told without it.
+func Unreadable(ctx context.Context, file string, err error) doctor.Report {
+	p := &patient{cfg: &config.Config{}, machine: thisMachine()}
+	list := []doctor.Check{{
+		ID: "config", Component: "config", Target: file,
+		Run: func(context.Context) doctor.Result {
+			return doctor.Bad("correct the file; `proxy validate` lists every mistake with its line", "%v", err)
+		},
+	}}
+	return doctor.Run(ctx, append(list, p.networkChecks()...))
+}
+
+// AskDoctor has the running postern at its admin address examine itself. When
+// nobody answers, NobodyAnswers tells.
+func AskDoctor(ctx context.Context, addr, token string) (doctor.Report, error) {
+	var r doctor.Report
+	err := admin.Call(ctx, addr, token, http.MethodPost, "/doctor", &r)
+	return r, err
+}
+
+func (p *patient) configCheck() doctor.Check {
+	return doctor.Check{ID: "config", Component: "config", Target: p.cfg.File, Run: func(context.Context) doctor.Result {
+		if p.app != nil {
+			p.app.mu.Lock()
+			r := p.app.reloaded
+			p.app.mu.Unlock()
+			if r.err != nil {
+				return doctor.Odd("correct the file and reload again; the configuration before still runs", "the last reload was refused: %v", r.err)
+			}
+		}
+		if n := len(p.cfg.Warnings); n > 0 {
+			return doctor.Odd("`proxy validate` shows what the file hardly means", "%s", count(n, "warning"))
+		}
+		return doctor.OK("%s", Summary(p.cfg))
+	}}
+}
+
+// doctorRoom keeps the running process's last examination, one at a time.
+type doctorRoom struct {
+	busy sync.Mutex // held while examining
+	mu   sync.Mutex
+	last doctor.Report
+	at   time.Time // zero: none yet
+}
+
+// examineNow examines the process. Whoever comes while that is under way gets
+// the result of the next one.
+func (a *App) examineNow(ctx context.Context) doctor.Report {
+	a.doctor.busy.Lock()
+	defer a.doctor.busy.Unlock()
+	a.mu.Lock()
+	cfg := a.cfg
+	a.mu.Unlock()
+	next := newPatient(cfg, a).examine(ctx)
+	if ctx.Err() != nil {
+		return next // we are stopping, or the asker left: half a look is none
+	}
+	a.doctor.mu.Lock()
+	prev, first := a.doctor.last, a.doctor.at.IsZero()
+	a.doctor.last, a.doctor.at = next, time.Now()
+	a.doctor.mu.Unlock()
+	a.metrics.examined(next)
+	if first {
+		prev = doctor.Report{}
+	}
+	for _, f := range doctor.Changed(prev, next) {
+		a.diagnosed(f)
+	}
+	return next
+}
+
+// diagnosed tells about a check whose status changed.
+func (a *App) diagnosed(f doctor.Finding) {
+	facts := []any{"component", f.Component, "target", f.Target, "status", string(f.Status), "detail", f.Detail}
+	if f.Action != "" {
+		facts = append(facts, "action", f.Action)
+	}
+	if f.Status == doctor.Pass {
+		a.log.Info("doctor: well again", facts...)
+		return
+	}
+	a.log.Warn("doctor: a link is broken", facts...)
+}
+
+// runDoctor examines the process every few minutes until ctx is done.
+func (a *App) runDoctor(ctx context.Context) error {
+	timer := time.NewTimer(examFirst)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-timer.C:
+			a.examineNow(ctx)
+			timer.Reset(examEvery)
+		}
+	}
+}
+
+// lastExam is the last examination, and when it was; the zero time for none.
+func (a *App) lastExam() (doctor.Report, time.Time) {
+	a.doctor.mu.Lock()
+	defer a.doctor.mu.Unlock()
+	return a.doctor.last, a.doctor.at
+}
+
+// verbose is what /healthz?verbose tells.
+func (a *App) verbose() any {
+	r, at := a.lastExam()
+	return struct {
+		At time.Time `json:"at,omitzero"` // of the examination; left out: none yet
+		doctor.Report
+	}{at, r}
+}
+
+// doctorNode shows what the doctor found and no other node tells, so that one
+// cause stays one red line.
+func (a *App) doctorNode() admin.Node {
+	n := admin.Node{Name: "doctor", State: admin.OK, Detail: "not looked yet"}
+	r, at := a.lastExam()
+	if at.IsZero() {
+		return n
+	}
+	n.Detail = "all links well at " + at.Format("15:04:05")
+	for _, f := range r.Checks {
+		if f.Status != doctor.Warn && f.Status != doctor.Fail {
+			continue
+		}
+		n.State, n.Detail = "", ""
+		child := admin.Node{Name: f.Component, State: admin.Warn, Detail: f.Detail}
+		if f.Target != "" {
+			child.Name += " " + f.Target
+		}
+		if f.Action != "" {
+			child.Detail = fmt.Sprintf("%s; %s", f.Detail, f.Action)
+		}
+		n.Children = append(n.Children, child)
+	}
+	return n
+}
