@@ -53,6 +53,7 @@ type App struct {
 	started  time.Time
 
 	guard   *guard.Guard
+	kernel  *kernelDrop
 	certs   *tlsmgr.Manager
 	proxy   *proxy.Server
 	group   *service.Group
@@ -104,6 +105,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	}
 	guardCfg.Log, guardCfg.Metrics, guardCfg.OnBan = a.log, a.registry, a.banned
 	a.guard = guard.New(guardCfg)
+	a.newKernelDrop()
 	a.guard.Load(a.started)
 	tlsCfg, err := a.tlsConfig(cfg)
 	if err != nil {
@@ -172,6 +174,7 @@ func (a *App) Run(ctx context.Context) error {
 	g.Keep("certificates", a.certs.Run)
 	g.Keep("doctor", a.runDoctor)
 	a.startAdmin()
+	a.startKernelDrop()
 	g.OnStop("drain", a.drain)
 	for _, d := range a.doors {
 		a.startDoor(d)
@@ -300,6 +303,7 @@ func (a *App) apply(cfg *config.Config) error {
 	next.snapshot.HTTPSPort = a.httpsPort()
 	a.guard.Reconfigure(guardCfg)
 	a.guard.SetOwn(ownAddresses())
+	a.startKernelDrop()
 	a.proxy.Apply(next.snapshot)
 	a.watch.Set(next.watched())
 	old.retire(next)

@@ -37,6 +37,7 @@ func (a *App) banned(b guard.Ban) {
 		a.log.Info("would ban", "address", b.Prefix.String(), "reason", b.Reason, "until", b.Until)
 		return
 	}
+	a.dropBanned(b)
 	a.log.Info("banned", "address", b.Prefix.String(), "reason", b.Reason, "until", b.Until, "bans_before", b.Past)
 }
 

@@ -28,10 +28,11 @@ func (a *App) Ready() error {
 // Health is the tree of what this process stands on, one cause one red line.
 func (a *App) Health() admin.Node {
 	a.mu.Lock()
-	b, reloaded := a.built, a.reloaded
+	b, reloaded, cfg := a.built, a.reloaded, a.cfg
 	a.mu.Unlock()
 	root := admin.Node{Name: "postern", Detail: a.opt.Version, Since: a.started}
 	root.Children = append(root.Children, a.listenersNode(), configNode(reloaded), certificatesNode(a.certs.Status()), authoritiesNode(a.certs.Authorities()), backendsNode(b), a.doctorNode(), a.tasksNode())
+	root.Children = append(root.Children, a.kernelNode(cfg)...)
 	return root
 }
 

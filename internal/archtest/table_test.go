@@ -23,6 +23,7 @@ var rooms = map[string]room{
 	"internal/http1":    {},
 	"internal/h2":       {},
 	"internal/guard":    {may: []string{"internal/durable"}},
+	"internal/nft":      {},
 	"internal/caller":   {},
 	"internal/tlsmgr":   {may: []string{"internal/dnscheck", "internal/durable"}},
 	"internal/dnscheck": {may: []string{"internal/durable"}},

@@ -313,6 +313,7 @@ func (c *checker) guard() {
 			}
 		}
 	}
+	c.kernel()
 	c.rateLimit("guard.rate_limit", g.RateLimit)
 	c.atLeastTime("guard.bans.first", g.Bans.First, time.Second)
 	c.atLeastTime("guard.bans.max", g.Bans.Max, time.Second)

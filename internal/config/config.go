@@ -340,6 +340,12 @@ type Guard struct {
 
 	// How long an address that misbehaved is refused.
 	Bans Bans `yaml:"bans"`
+
+	// off or nftables. nftables has the kernel drop what is banned, on the
+	// ports of listen, in a table of its own (inet postern) whose entries end
+	// by themselves. Only on Linux, and it needs CAP_NET_ADMIN; without it
+	// banned addresses are refused all the same. Default off.
+	Kernel string `yaml:"kernel"`
 }
 
 // Bans says how long bans last. Each further ban of an address lasts longer,

@@ -49,9 +49,10 @@ func Default() *Config {
 			MinVersion: "1.2",
 		},
 		Guard: Guard{
-			Mode:  "enforce",
-			Never: neverBanned(),
-			Bans:  Bans{First: 10 * time.Minute, Max: 24 * time.Hour},
+			Mode:   "enforce",
+			Never:  neverBanned(),
+			Bans:   Bans{First: 10 * time.Minute, Max: 24 * time.Hour},
+			Kernel: kernelOff,
 		},
 		Limits: Limits{
 			Connections:           4096,

@@ -1,0 +1,127 @@
+package app
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"postern/internal/admin"
+	"postern/internal/config"
+	"postern/internal/guard"
+	"postern/internal/nft"
+)
+
+// kernelDrop has the kernel drop what is banned, while guard.kernel says so.
+type kernelDrop struct {
+	drop   *nft.Drop
+	spared atomic.Pointer[[]netip.Prefix]
+	stop   context.CancelFunc // nil while it is off
+}
+
+// newKernelDrop makes it; startKernelDrop starts it.
+func (a *App) newKernelDrop() {
+	k := new(kernelDrop)
+	k.spared.Store(new([]netip.Prefix))
+	k.drop = nft.New(nft.Config{
+		Bans: a.droppable,
+		Spares: func(p netip.Prefix) bool {
+			return slices.ContainsFunc(*k.spared.Load(), p.Overlaps)
+		},
+		Log: a.log, Registerer: a.registry,
+	})
+	a.kernel = k
+}
+
+// startKernelDrop brings it in line with the configuration and the listeners.
+// It is called with a.mu held.
+func (a *App) startKernelDrop() {
+	k := a.kernel
+	spared := neverDropped(a.cfg)
+	k.spared.Store(&spared)
+	k.drop.SetPorts(a.ports("http", "https"), a.ports("h3"))
+	k.drop.Resync()
+	switch on := a.cfg.Guard.Kernel == config.KernelNFT; {
+	case on && k.stop == nil:
+		off, stop := context.WithCancel(context.Background()) // ends with stop, or with the group below
+		k.stop = stop
+		a.group.Go("kernel drop", func(ctx context.Context) error {
+			defer stop()
+			defer context.AfterFunc(ctx, stop)()
+			return k.drop.Run(off)
+		})
+	case !on && k.stop != nil:
+		k.stop()
+		k.stop = nil
+	}
+}
+
+// dropBanned is told of each ban, on a request's path.
+func (a *App) dropBanned(b guard.Ban) {
+	if !b.Trial {
+		a.kernel.drop.Put(nft.Ban{Prefix: b.Prefix, Until: b.Until})
+	}
+}
+
+// droppable are the bans that the kernel may enforce.
+func (a *App) droppable() []nft.Ban {
+	if a.guard.Mode() != guard.Enforce {
+		return nil
+	}
+	var out []nft.Ban
+	for _, b := range a.guard.Bans(time.Now()) {
+		if !b.Trial {
+			out = append(out, nft.Ban{Prefix: b.Prefix, Until: b.Until})
+		}
+	}
+	return out
+}
+
+// neverDropped are the networks the guard never bans. A ban next to one of
+// them, in the same /64 say, is for the guard alone.
+func neverDropped(cfg *config.Config) []netip.Prefix {
+	out := slices.Concat(cfg.Guard.Never, cfg.Guard.Allow, cfg.TrustedProxies)
+	for _, addr := range ownAddresses() {
+		if addr.IsGlobalUnicast() {
+			out = append(out, netip.PrefixFrom(addr, addr.BitLen()))
+		}
+	}
+	return out
+}
+
+// ports are those of the open listeners of some kinds.
+func (a *App) ports(kinds ...string) []uint16 {
+	var out []uint16
+	for _, kind := range kinds {
+		for _, addr := range a.addrsLocked(kind) {
+			_, p, err := net.SplitHostPort(addr)
+			if err != nil {
+				continue
+			}
+			if n, err := strconv.ParseUint(p, 10, 16); err == nil {
+				out = append(out, uint16(n))
+			}
+		}
+	}
+	return out
+}
+
+// kernelNode is how the kernel drop is doing; nil while it is off.
+func (a *App) kernelNode(cfg *config.Config) []admin.Node {
+	if cfg.Guard.Kernel != config.KernelNFT {
+		return nil
+	}
+	n := admin.Node{Name: "kernel drop", State: admin.OK}
+	switch s := a.kernel.drop.Status(); {
+	case s.Active:
+		n.Detail = strconv.Itoa(s.Banned) + " banned, " + strconv.FormatUint(s.Dropped, 10) + " packets dropped"
+	case s.Err != nil:
+		n.State, n.Detail = admin.Warn, s.Err.Error()
+	default:
+		n.State, n.Detail = admin.Warn, "not set up yet"
+	}
+	return []admin.Node{n}
+}
