@@ -17,6 +17,7 @@ func poolConfig(s *config.Site, r *config.Route) upstream.Config {
 	cfg := upstream.Config{
 		Connect:   pick(t.Connect, s.Timeout.Connect, upstream.DefaultConnect),
 		Response:  pick(t.Response, s.Timeout.Response, upstream.DefaultResponse),
+		Try:       pick(t.Try, s.Timeout.Try, 0),
 		Idle:      pick(t.Idle, s.Timeout.Idle, upstream.DefaultIdle),
 		Balance:   balance(r.Balance),
 		SlowStart: r.SlowStart,

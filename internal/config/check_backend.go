@@ -79,6 +79,7 @@ func (c *checker) backends(at string, r *Route) {
 	}
 	c.fieldChanges(at+".headers.request", &r.Headers.Request, ownRequestFields)
 	c.fieldChanges(at+".headers.response", &r.Headers.Response, ownResponseFields)
+	c.tryAlone(at+".timeout.try", r.Retry != nil || c.isBroken(at+".retry"))
 	if r.Retry != nil && !c.isBroken(at+".retry") {
 		c.retries(at+".retry", r.Retry)
 	}

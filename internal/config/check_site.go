@@ -137,6 +137,7 @@ func (c *checker) site(path string, s *Site) {
 	}
 	c.hsts(path+".hsts", s.HSTS, known && !https)
 	c.timeout(path+".timeout", &s.Timeout)
+	c.tryAlone(path+".timeout.try", slices.ContainsFunc(s.Routes, func(r Route) bool { return r.Retry != nil }))
 	c.rateLimit(path+".rate_limit", s.RateLimit)
 	c.upstreams(path+".upstream", s.Upstream)
 	c.routes(path, s)
@@ -176,8 +177,21 @@ func (c *checker) timeout(path string, t *Timeout) {
 	if t.Response != nil {
 		c.notNegative(path+".response", *t.Response)
 	}
+	if t.Try != nil {
+		c.notNegative(path+".try", *t.Try)
+		if t.Response != nil && *t.Response > 0 && *t.Try >= *t.Response && !c.isBroken(path) {
+			c.errorf(path+".try", "%s leaves no time for another try within response: %s; make it shorter", formatDuration(*t.Try), formatDuration(*t.Response))
+		}
+	}
 	if t.Idle != nil {
 		c.notNegative(path+".idle", *t.Idle)
+	}
+}
+
+// tryAlone complains about a try that nothing follows.
+func (c *checker) tryAlone(path string, retries bool) {
+	if !retries && c.written(path) && !c.isBroken(path) {
+		c.errorf(path, "goes with retry, which is not here: there is one try, and response is its time; add retry or remove try")
 	}
 }
 

@@ -221,7 +221,7 @@ func (s *Site) inherit(c *Config, env environment, dir string) {
 		s.MaxBody = new(c.Limits.Body)
 	}
 	s.RateLimit.inherit()
-	s.Timeout.inherit(Timeout{new(defaultConnect), new(defaultResponse), new(defaultIdle)})
+	s.Timeout.inherit(Timeout{new(defaultConnect), new(defaultResponse), new(time.Duration(0)), new(defaultIdle)})
 	s.Upstream.resolve(env, dir)
 	for i := range s.Routes {
 		r := &s.Routes[i]
@@ -243,6 +243,9 @@ func (t *Timeout) inherit(from Timeout) {
 	}
 	if t.Response == nil {
 		t.Response = from.Response
+	}
+	if t.Try == nil {
+		t.Try = from.Try
 	}
 	if t.Idle == nil {
 		t.Idle = from.Idle

@@ -38,7 +38,7 @@ func TestFiveLines(t *testing.T) {
 		Hosts:    []string{"mypi.duckdns.org"},
 		HTTP:     "redirect",
 		Upstream: Upstreams{"127.0.0.1:3000"},
-		Timeout:  Timeout{new(3 * time.Second), new(60 * time.Second), new(4 * time.Second)},
+		Timeout:  Timeout{new(3 * time.Second), new(60 * time.Second), new(time.Duration(0)), new(4 * time.Second)},
 		MaxBody:  new(Size(0)),
 	}}
 	if d := cmp.Diff(want, got, cmpopts.IgnoreFields(Config{}, "Warnings"), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); d != "" {

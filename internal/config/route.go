@@ -137,7 +137,7 @@ type Breaker struct {
 
 // Retries says when a request that may have reached a backend is sent again,
 // to another one if there is one. Its body must have been held: up to 64 KiB.
-// timeout.response counts for each try. `retry: true` takes the defaults.
+// timeout.try says how long a try may take. `retry: true` takes the defaults.
 type Retries struct {
 	// How often a request is sent in all, from 2 to 10. Default 2.
 	Tries int `yaml:"tries"`
@@ -187,9 +187,15 @@ type Timeout struct {
 	// 3s.
 	Connect *time.Duration `yaml:"connect"`
 
-	// From the request to the first byte of the answer. 0s: none. Default
+	// From the request to the head of the answer. 0s: none. With retry it
+	// counts for each try, or for all tries together when try is set. Default
 	// 60s.
 	Response *time.Duration `yaml:"response"`
+
+	// The same for one try, on routes with retry: a backend that has not
+	// answered by then is given up, and retry says whether another one is
+	// asked in what is left of response. Default 0s: each try has response.
+	Try *time.Duration `yaml:"try"`
 
 	// How long an idle connection to the backend is kept. Must be shorter
 	// than the backend's own keep-alive, or a request meets a connection

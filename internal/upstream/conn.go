@@ -38,7 +38,8 @@ func (c *conn) send(r *http.Request, body *replayBody) (resp *http.Response, x e
 	out := c.outgoing(r)
 	out.Body = nil
 	if body != nil {
-		out.Body = body.attempt(x.reused || c.tap == nil)
+		cfg := &c.b.pool.cfg
+		out.Body = body.attempt(x.reused || c.tap == nil || cfg.Retry != nil || cfg.Hold > 0)
 	}
 	if c.tap != nil {
 		c.tap.begin(c.requestLine(out))
@@ -210,7 +211,7 @@ func newTransport(cfg *Config, h2c bool) *http.Transport {
 		DialTLSContext:         dialed,
 		DisableCompression:     true,
 		DisableKeepAlives:      cfg.Idle <= 0,
-		ResponseHeaderTimeout:  cfg.Response,
+		ResponseHeaderTimeout:  cfg.oneTry(),
 		ExpectContinueTimeout:  time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 		Protocols:              new(http.Protocols),

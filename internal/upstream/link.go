@@ -37,6 +37,7 @@ type link struct {
 	spoilt bool            // the connection cannot carry another exchange
 	told   int             // seconds of the answer's Keep-Alive
 	bad    error           // what reading the client's body ended with
+	by     time.Time       // when the time of all tries is over; zero: no such limit
 	up     upload
 
 	// Deadlines; see Read.
@@ -170,9 +171,10 @@ func (l *link) begin(ctx context.Context, q *WireRequest) {
 
 // send carries one exchange up to the head of the final answer. After an error
 // l must be abandoned.
-func (l *link) send(ctx context.Context, q *WireRequest, res *http1.Response) (x exchange) {
+func (l *link) send(ctx context.Context, by time.Time, q *WireRequest, res *http1.Response) (x exchange) {
 	x.reused, x.lost = l.uses > 0, true
 	l.begin(ctx, q)
+	l.by = by
 	x.err = l.first()
 	for infos := 0; x.err == nil; infos++ {
 		var head []byte
@@ -229,9 +231,11 @@ func (l *link) first() error {
 
 // await starts the time that the backend has for its answer.
 func (l *link) await() {
-	l.until, l.untilErr = time.Time{}, nil
-	if d := l.b.pool.cfg.Response; d > 0 {
-		l.until, l.untilErr = time.Now().Add(d), errResponse
+	l.until, l.untilErr = l.by, errResponse
+	if d := l.b.pool.cfg.oneTry(); d > 0 {
+		if end := time.Now().Add(d); l.by.IsZero() || end.Before(l.by) {
+			l.until = end
+		}
 	}
 }
 

@@ -30,7 +30,8 @@ type trip struct {
 	tried   []bool // backends that are not to be tried now; nil while there are none
 	want    want
 	resends int
-	tries   int // attempts whose requests may have reached a backend
+	tries   int       // attempts whose requests may have reached a backend
+	total   time.Time // when the time of all tries is over; zero: there is no such limit, or nothing was sent yet
 	wait    waiting
 }
 
@@ -41,8 +42,9 @@ type carrier interface {
 	// dialError's or the context's.
 	open(ctx context.Context, b *backend, w want) error
 
-	// send makes one attempt on the connection of open.
-	send(ctx context.Context) exchange
+	// send makes one attempt on the connection of open. by is when the time
+	// of all tries is over; zero: there is no such limit.
+	send(ctx context.Context, by time.Time) exchange
 
 	// replayable reports whether another attempt would see the whole body.
 	replayable() bool
@@ -92,8 +94,24 @@ func (v *roundTrip) open(ctx context.Context, b *backend, w want) (err error) {
 	return err
 }
 
-func (v *roundTrip) send(context.Context) (x exchange) {
-	v.resp, x = v.conn.send(v.r, v.body)
+func (v *roundTrip) send(_ context.Context, by time.Time) (x exchange) {
+	if by.IsZero() {
+		v.resp, x = v.conn.send(v.r, v.body)
+		return x
+	}
+	// The answer's body lives in this context, too: it has no deadline, and
+	// ends with the request's.
+	ctx, cancel := context.WithCancel(v.r.Context())
+	timer := time.AfterFunc(time.Until(by), cancel)
+	v.resp, x = v.conn.send(v.r.WithContext(ctx), v.body)
+	if timer.Stop() {
+		return x
+	}
+	if x.err == nil {
+		_ = v.resp.Body.Close() // it came too late
+		v.resp = nil
+	}
+	x.err, x.late = errResponse, "response"
 	return x
 }
 
@@ -170,7 +188,11 @@ func (t *trip) backends() error {
 			continue
 		}
 		if !ok {
+			begin := time.Now()
 			wait, err := t.hold()
+			if !t.total.IsZero() {
+				t.total = t.total.Add(time.Since(begin))
+			}
 			switch {
 			case err != nil:
 				return fmt.Errorf("request given up while no backend was up: %w", err)
@@ -206,10 +228,10 @@ func (t *trip) on(b *backend, probe bool) (next bool, err error) {
 	for {
 		t.tr.Target = b.text
 		t.tr.Attempts++
-		if err := t.via.open(t.ctx, b, t.want); err != nil {
+		if err := t.open(b); err != nil {
 			return t.notReached(b, err)
 		}
-		x := t.via.send(t.ctx)
+		x := t.via.send(t.ctx, t.limit())
 		t.tr.Reused = x.reused
 		if !x.reused || x.err == nil {
 			t.p.reached(b)
@@ -237,6 +259,34 @@ func (t *trip) on(b *backend, probe bool) (next bool, err error) {
 		t.p.cfg.Metrics.retry(reason)
 	}
 }
+
+// open gets a connection to b, in the time that is left.
+func (t *trip) open(b *backend) error {
+	if t.total.IsZero() {
+		return t.via.open(t.ctx, b, t.want)
+	}
+	ctx, cancel := context.WithDeadline(t.ctx, t.total)
+	defer cancel()
+	return t.via.open(ctx, b, t.want)
+}
+
+// limit returns when the time of all tries is over, for the next one; zero for
+// the first: its own limit is the shorter one. The time begins here, or when
+// the first try is found to have taken all of its own.
+func (t *trip) limit() time.Time {
+	cfg := &t.p.cfg
+	if cfg.Try <= 0 || cfg.Response <= 0 {
+		return time.Time{}
+	}
+	if t.tries > 0 {
+		return t.total
+	}
+	t.total = time.Now().Add(cfg.Response)
+	return time.Time{}
+}
+
+// overdue reports whether the time of all tries is over.
+func (t *trip) overdue() bool { return !t.total.IsZero() && !time.Now().Before(t.total) }
 
 // answered deals with an answer's head.
 func (t *trip) answered(b *backend) (next bool, err error) {
@@ -268,6 +318,9 @@ func (t *trip) failed(b *backend, x exchange, err error) (next bool, _ error) {
 	if t.p.cfg.Retry == nil && t.p.cfg.Hold <= 0 {
 		return false, err
 	}
+	if x.late == "response" && t.tries == 0 && !t.total.IsZero() {
+		t.total = time.Now().Add(t.p.cfg.Response - t.p.cfg.Try)
+	}
 	return t.again(outcome{class: Class(err), answered: x.answered}), err
 }
 
@@ -277,7 +330,7 @@ func (t *trip) again(o outcome) bool {
 	o.idempotent, o.replayable = t.via.idempotent(), t.via.replayable()
 	o.tries, o.hold = t.tries, t.p.cfg.Hold > 0
 	reason := t.p.cfg.Retry.again(o)
-	if reason == "" {
+	if reason == "" || t.overdue() {
 		return false
 	}
 	if reason != retryRestart && !t.p.budget.spend() {
@@ -294,6 +347,11 @@ func (t *trip) notReached(b *backend, err error) (next bool, _ error) {
 	if e := t.gone(b); e != nil {
 		t.p.cfg.Metrics.attempt(b.text, Class(e))
 		return false, e
+	}
+	if t.overdue() { // which says nothing about b
+		err = &TimeoutError{Target: b.text, Phase: "response", After: t.p.cfg.Response, Err: err}
+		t.p.cfg.Metrics.attempt(b.text, Class(err))
+		return false, err
 	}
 	t.p.cfg.Metrics.attempt(b.text, Class(err))
 	if isRequestError(err) {
@@ -332,6 +390,8 @@ func (t *trip) failure(b *backend, x exchange) error {
 		return fmt.Errorf("%s: request given up: %w", b.text, x.err)
 	}
 	switch {
+	case x.late == "response" && !t.overdue():
+		return &TimeoutError{Target: b.text, Phase: x.late, After: t.p.cfg.oneTry(), Err: x.err}
 	case x.late != "":
 		return &TimeoutError{Target: b.text, Phase: x.late, After: t.p.cfg.Response, Err: x.err}
 	case x.unsent:

@@ -65,6 +65,13 @@ type Config struct {
 	// sent, the time without progress. 0 means no limit.
 	Response time.Duration
 
+	// Try limits for one try what Response limits otherwise: the try is given
+	// up, and Retry says whether another one follows. Response then limits
+	// all tries together, from the end of the first request to the head of an
+	// answer; only the time in Hold is not counted. 0, or no Retry: each try
+	// has Response.
+	Try time.Duration
+
 	// Idle is how long a connection is kept for another request. It must be
 	// shorter than the backend's own limit. 0 means that every request gets
 	// a connection of its own.
@@ -115,7 +122,7 @@ type Config struct {
 // identity; Log and Metrics do not count.
 func (c Config) Equal(d Config) bool {
 	c, d = c.withDefaults(), d.withDefaults()
-	return slices.Equal(c.Targets, d.Targets) && c.Connect == d.Connect && c.Response == d.Response &&
+	return slices.Equal(c.Targets, d.Targets) && c.Connect == d.Connect && c.Response == d.Response && c.Try == d.Try &&
 		c.Idle == d.Idle && c.MaxIdlePerTarget == d.MaxIdlePerTarget && c.TLS == d.TLS &&
 		c.Balance == d.Balance && slices.Equal(c.Weights, d.Weights) && same(c.Check, d.Check) && c.SlowStart == d.SlowStart &&
 		same(c.Breaker, d.Breaker) && c.Retry.equal(d.Retry) && c.Hold == d.Hold
@@ -129,6 +136,9 @@ func (c Config) withDefaults() Config {
 	if c.Connect == 0 {
 		c.Connect = DefaultConnect
 	}
+	if c.Retry == nil {
+		c.Try = 0
+	}
 	if c.MaxIdlePerTarget == 0 {
 		c.MaxIdlePerTarget = defaultMaxIdle
 	}
@@ -136,6 +146,14 @@ func (c Config) withDefaults() Config {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
 	return c
+}
+
+// oneTry is how long one try waits for its answer; 0: for ever.
+func (c *Config) oneTry() time.Duration {
+	if c.Try > 0 {
+		return c.Try
+	}
+	return c.Response
 }
 
 // Pool reaches the backends of one route. It is safe for concurrent use.
@@ -166,7 +184,7 @@ func New(cfg Config) (*Pool, error) {
 		return nil, errors.New("upstream: no targets, want at least one")
 	case cfg.Weights != nil && (len(cfg.Weights) != len(cfg.Targets) || slices.Min(cfg.Weights) < 1):
 		return nil, errors.New("upstream: weights do not fit the targets, want 1 or more for each")
-	case cfg.Connect < 0 || cfg.Response < 0 || cfg.Idle < 0 || cfg.MaxIdlePerTarget < 0:
+	case cfg.Connect < 0 || cfg.Response < 0 || cfg.Try < 0 || cfg.Idle < 0 || cfg.MaxIdlePerTarget < 0:
 		return nil, errors.New("upstream: negative limit, want 0 or more")
 	}
 	cfg.Targets = slices.Clone(cfg.Targets)

@@ -102,9 +102,9 @@ func (v *wireTrip) open(ctx context.Context, b *backend, w want) (err error) {
 	return err
 }
 
-func (v *wireTrip) send(ctx context.Context) exchange {
+func (v *wireTrip) send(ctx context.Context, by time.Time) exchange {
 	l := v.link
-	x := l.send(ctx, v.q, v.head)
+	x := l.send(ctx, by, v.q, v.head)
 	if x.err != nil {
 		if x.reused && !x.answered && responseClass(x.err) != classGarbled && x.late == "" {
 			l.b.foundClosed(l.idle)
