@@ -14,6 +14,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"postern/internal/caller"
 	"postern/internal/config"
 	"postern/internal/guard"
 	"postern/internal/proxy"
@@ -54,6 +55,7 @@ type App struct {
 
 	guard   *guard.Guard
 	kernel  *kernelDrop
+	callers *caller.Registry
 	certs   *tlsmgr.Manager
 	proxy   *proxy.Server
 	group   *service.Group
@@ -107,6 +109,9 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	a.guard = guard.New(guardCfg)
 	a.newKernelDrop()
 	a.guard.Load(a.started)
+	if err := a.openCallers(cfg); err != nil {
+		return nil, err
+	}
 	tlsCfg, err := a.tlsConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -128,6 +133,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
+	a.useCallers(a.built.snapshot)
 	if err := a.certs.SetChallengeAddrs(a.challengeAddrs()); err != nil {
 		return nil, err
 	}
@@ -171,6 +177,7 @@ func (a *App) Run(ctx context.Context) error {
 	a.watch.Set(a.built.watched())
 	g.Keep("backends", a.watch.Run)
 	g.Keep("bans", a.guard.Run)
+	g.Keep("callers", a.callers.Run)
 	g.Keep("certificates", a.certs.Run)
 	g.Keep("doctor", a.runDoctor)
 	a.startAdmin()
@@ -305,6 +312,7 @@ func (a *App) apply(cfg *config.Config) error {
 	a.guard.SetOwn(ownAddresses())
 	a.startKernelDrop()
 	a.proxy.Apply(next.snapshot)
+	a.useCallers(next.snapshot)
 	a.watch.Set(next.watched())
 	old.retire(next)
 	a.group.StopWithin(cfg.Grace + stopSlack)

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"time"
 
+	"postern/internal/caller"
 	"postern/internal/config"
 	"postern/internal/guard"
 	"postern/internal/proxy"
@@ -37,6 +38,7 @@ type parts struct {
 	log       *slog.Logger
 	access    *slog.Logger
 	guard     *guard.Guard
+	callers   *caller.Registry
 	metrics   *upstream.Metrics
 	httpsPort int
 }
@@ -61,6 +63,11 @@ func build(cfg *config.Config, before *built, p parts) (*built, error) {
 		},
 		Rate: b.rate(p.guard, "all", "address", cfg.Guard.RateLimit, before),
 	}
+	var err error
+	if snap.Callers, err = callerBook(p.callers, cfg); err != nil {
+		return nil, err
+	}
+	b.snapshot = snap
 	var table []route.Site
 	for i := range cfg.Sites {
 		site, routes, err := b.site(cfg, &cfg.Sites[i], before, p)
@@ -71,12 +78,10 @@ func build(cfg *config.Config, before *built, p parts) (*built, error) {
 		snap.Sites = append(snap.Sites, site)
 		table = append(table, routes)
 	}
-	var err error
 	if snap.Table, err = route.New(table); err != nil {
 		b.closeNew(before)
 		return nil, err
 	}
-	b.snapshot = snap
 	return b, nil
 }
 
@@ -89,6 +94,10 @@ func (b *built) site(cfg *config.Config, s *config.Site, before *built, p parts)
 			Name: r.Path, Pattern: r.Path, StripPrefix: r.StripPrefix,
 			Rate:    b.rate(p.guard, fmt.Sprint(name, " ", i, " ", r.Path), "route", r.RateLimit, before),
 			MaxBody: maxBody(cfg, s, &r),
+		}
+		var err error
+		if rt.Callers, err = access(b.snapshot.Callers, r.Callers); err != nil {
+			return out, table, fmt.Errorf("site %s: route %s: %w", name, r.Path, err)
 		}
 		switch {
 		case r.Redirect != nil:
@@ -242,5 +251,5 @@ func (b *built) retire(next *built) {
 
 // buildParts is called with mu held, or before the app is shared.
 func (a *App) buildParts(cfg *config.Config) parts {
-	return parts{log: a.log, access: a.logs.access(cfg.Log), guard: a.guard, metrics: a.metrics.upstream, httpsPort: a.httpsPort()}
+	return parts{log: a.log, access: a.logs.access(cfg.Log), guard: a.guard, callers: a.callers, metrics: a.metrics.upstream, httpsPort: a.httpsPort()}
 }

@@ -33,6 +33,7 @@ func check(cfg *Config, r *report, env environment) {
 	c.guard()
 	c.limits()
 	c.dns()
+	c.callers()
 	c.sites()
 	c.tls()
 }

@@ -205,6 +205,7 @@ func (c *checker) route(at string, r *Route, pat pattern, ok bool, before []seen
 	case len(does) > 1:
 		c.errorf(at, "has %s, want one of them", strings.Join(does, " and "))
 	}
+	c.callerNames(at+".callers", r.Callers)
 	c.upstreams(at+".upstream", r.Upstream)
 	c.timeout(at+".timeout", &r.Timeout)
 	c.rateLimit(at+".rate_limit", r.RateLimit)

@@ -139,6 +139,7 @@ func (c *checker) site(path string, s *Site) {
 	c.timeout(path+".timeout", &s.Timeout)
 	c.tryAlone(path+".timeout.try", slices.ContainsFunc(s.Routes, func(r Route) bool { return r.Retry != nil }))
 	c.rateLimit(path+".rate_limit", s.RateLimit)
+	c.callerNames(path+".callers", s.Callers)
 	c.upstreams(path+".upstream", s.Upstream)
 	c.routes(path, s)
 }

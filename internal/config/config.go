@@ -63,6 +63,11 @@ type Config struct {
 	// Bounds on what one connection and one request may use.
 	Limits Limits `yaml:"limits"`
 
+	// Who calls, and how each proves it. Sites and routes say who may use
+	// them with callers of their own. Default: none, so that everybody may
+	// use everything.
+	Callers Callers `yaml:"callers"`
+
 	// What is served, by host name. A host that is named nowhere here is
 	// refused. Required.
 	Sites []Site `yaml:"sites"`
@@ -439,6 +444,10 @@ type Site struct {
 
 	// The largest request body for this site. Default: limits.body.
 	MaxBody *Size `yaml:"max_body"`
+
+	// Who may use the site: names of callers, or any for everybody. A route
+	// may say otherwise. Default: any.
+	Callers CallerNames `yaml:"callers"`
 
 	// What is done by path. The first match wins, in the order written here.
 	// A path that matches none is refused. Default: none.

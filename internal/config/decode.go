@@ -80,15 +80,15 @@ func (d *decoder) value(n ast.Node, v reflect.Value, path string) bool {
 	case v.Kind() == reflect.Slice:
 		d.list(n, v, path)
 	case v.Kind() == reflect.Map:
-		d.texts(n, v, path)
+		d.named(n, v, path)
 	case v.Kind() == reflect.Struct:
 		return d.structure(n, v, path)
 	}
 	return true
 }
 
-// texts decodes a group whose keys the file is free to choose.
-func (d *decoder) texts(n ast.Node, v reflect.Value, path string) {
+// named decodes a group whose keys the file is free to choose.
+func (d *decoder) named(n ast.Node, v reflect.Value, path string) {
 	pairs, ok := d.pairs(n, path)
 	if !ok {
 		d.fail(path, "is no group, want %s", kindOf(v.Type()))
@@ -98,9 +98,9 @@ func (d *decoder) texts(n ast.Node, v reflect.Value, path string) {
 	for _, p := range pairs {
 		at := join(path, p.key)
 		d.lines[at] = p.line
-		text := reflect.New(v.Type().Elem()).Elem()
-		d.value(p.value, text, at)
-		out.SetMapIndex(reflect.ValueOf(p.key), text)
+		elem := newValue(v.Type().Elem()).Elem()
+		d.value(p.value, elem, at)
+		out.SetMapIndex(reflect.ValueOf(p.key), elem)
 	}
 	v.Set(out)
 }

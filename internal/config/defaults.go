@@ -160,7 +160,7 @@ func (r *Retries) shorthandForm() string { return "true or false" }
 func (s *Site) AllRoutes() []Route {
 	out := append([]Route(nil), s.Routes...)
 	if len(s.Upstream) > 0 {
-		r := Route{Path: "/*", Upstream: s.Upstream, Timeout: s.Timeout, MaxBody: s.MaxBody}
+		r := Route{Path: "/*", Upstream: s.Upstream, Timeout: s.Timeout, MaxBody: s.MaxBody, Callers: s.Callers}
 		r.setDefaults()
 		out = append(out, r)
 	}
@@ -230,6 +230,9 @@ func (s *Site) inherit(c *Config, env environment, dir string) {
 		}
 		if r.MaxBody == nil {
 			r.MaxBody = s.MaxBody
+		}
+		if len(r.Callers) == 0 {
+			r.Callers = s.Callers
 		}
 		r.RateLimit.inherit()
 		r.Timeout.inherit(s.Timeout)

@@ -35,7 +35,7 @@ func TestConfigDoc(t *testing.T) {
 func structComments(t *testing.T) map[string]string {
 	t.Helper()
 	var decls []ast.Decl
-	for _, name := range []string{"config.go", "route.go"} {
+	for _, name := range []string{"config.go", "route.go", "callers.go"} {
 		file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.ParseComments)
 		if err != nil {
 			t.Fatal(err)
@@ -309,6 +309,10 @@ func docKind(t reflect.Type) string {
 		return "address or list"
 	case reflect.TypeFor[Upstreams]():
 		return "backend or list"
+	case reflect.TypeFor[CallerNames]():
+		return "names or any"
+	case reflect.TypeFor[Callers]():
+		return "names with keys"
 	}
 	switch t.Kind() {
 	case reflect.Pointer:
@@ -380,9 +384,10 @@ func TestFullExample(t *testing.T) {
 		t.Fatal(r.errs)
 	}
 	index := regexp.MustCompile(`\[\d+\]`)
+	chosen := regexp.MustCompile(`^(callers|sites\[\]\.routes\[\]\.headers\.\w+\.set)\.[^.]+`)
 	var have []string
 	for path := range r.lines {
-		have = append(have, index.ReplaceAllString(path, "[]"))
+		have = append(have, chosen.ReplaceAllString(index.ReplaceAllString(path, "[]"), "$1.NAME"))
 	}
 	walkTypes(reflect.TypeFor[Config](), "", func(path string, typ reflect.Type) {
 		for key := range fieldsOf(typ) {

@@ -66,7 +66,7 @@ func placesOf(key string) []string {
 }
 
 // walkTypes calls f for t and every group of keys below it. Lists have "[]"
-// in their path.
+// in their path, names that the file chooses are "NAME".
 func walkTypes(t reflect.Type, path string, f func(path string, t reflect.Type)) {
 	f(path, t)
 	for i := range t.NumField() {
@@ -75,9 +75,12 @@ func walkTypes(t reflect.Type, path string, f func(path string, t reflect.Type))
 			continue
 		}
 		ft, at := t.Field(i).Type, join(path, key)
-		for ft.Kind() == reflect.Pointer || ft.Kind() == reflect.Slice {
-			if ft.Kind() == reflect.Slice {
+		for ft.Kind() == reflect.Pointer || ft.Kind() == reflect.Slice || ft.Kind() == reflect.Map {
+			switch ft.Kind() {
+			case reflect.Slice:
 				at += "[]"
+			case reflect.Map:
+				at += ".NAME"
 			}
 			ft = ft.Elem()
 		}
@@ -96,6 +99,8 @@ func kindOf(t reflect.Type) string {
 		return `a network such as "10.0.0.0/8"`
 	case typeSecret:
 		return "a text"
+	case reflect.TypeFor[CallerNames]():
+		return `names of callers such as [orders], or any`
 	case reflect.TypeFor[Rate]():
 		return `a rate such as "20/s"`
 	case reflect.TypeFor[Percent]():
@@ -113,6 +118,9 @@ func kindOf(t reflect.Type) string {
 	case reflect.Pointer:
 		return kindOf(t.Elem())
 	case reflect.Map:
+		if t == reflect.TypeFor[Callers]() {
+			return `names with keys such as {orders: {}}`
+		}
 		return `names with values such as {X-Env: home}`
 	case reflect.String:
 		return "a text"

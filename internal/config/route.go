@@ -15,6 +15,11 @@ type Route struct {
 	// answered 405 unless a later route takes it. Absent: every method.
 	Methods []string `yaml:"methods"`
 
+	// Who may use the route: names of callers, or any for everybody. Others
+	// are answered 401, known callers that are not named here 403. Default:
+	// the site's callers.
+	Callers CallerNames `yaml:"callers"`
+
 	// Backends: one or a list, taken as balance says. Default: none.
 	Upstream Upstreams `yaml:"upstream"`
 

@@ -21,6 +21,7 @@
 //	tls_on_http               4  three within 2 minutes: https:// typed with the wrong port
 //	http_on_tls               4  three within 2 minutes: http:// typed with the wrong port
 //	no_route                2.4  five within 2 minutes: people mistype, browsers try
+//	forged_credentials      2.4  five within 2 minutes: a secret may be copied badly
 //	handshake_failed        0.5  a client that does not trust us, again and again
 //	timeout                 0.5  browsers connect ahead of need
 //	rate_limited           0.05  200 refused requests: callers burst

@@ -40,8 +40,11 @@ const (
 	Timeout
 	// RateLimited is a request over a rate limit.
 	RateLimited
+	// Forged is a request with credentials that nobody honest has: a key that
+	// was guessed, a signature that is wrong. What has expired is none.
+	Forged
 
-	numSignals = int(RateLimited) + 1
+	numSignals = int(Forged) + 1
 )
 
 var signalNames = [numSignals]string{
@@ -59,6 +62,7 @@ var signalNames = [numSignals]string{
 	Scanner:           "scanner",
 	Timeout:           "timeout",
 	RateLimited:       "rate_limited",
+	Forged:            "forged_credentials",
 }
 
 // String returns the signal's metric label, in snake_case.
@@ -103,6 +107,7 @@ func DefaultWeights() map[Signal]float64 {
 		NoServerName:      6,
 		Malformed:         6,
 		AmbiguousPath:     6,
+		Forged:            2.4,
 		UnknownServerName: 4,
 		TLSOnHTTP:         4,
 		HTTPOnTLS:         4,

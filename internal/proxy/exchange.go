@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/internal/caller"
 	"postern/internal/guard"
 	"postern/internal/route"
 	"postern/internal/upstream"
@@ -19,6 +20,8 @@ type message interface {
 	field(name string) string
 	// list returns all values of a request field.
 	list(name string) []string
+	// credentials returns what may prove who calls.
+	credentials() caller.Credentials
 	// answer sends a whole answer made here, unless one has begun.
 	answer(x *exchange, a answer)
 	// challenge lets h answer, and reports whether it did.
@@ -67,6 +70,11 @@ type exchange struct {
 	query   string     // of the target, as sent, without "?"
 	id      string     // the request id
 
+	// Who calls, set by identify.
+	caller *caller.Identity // nil: a stranger
+	denied caller.Failure   // why the credentials made nobody known
+	spent  caller.Spent     // what held the secret
+
 	// What came of it.
 	site    *Site  // nil: the host is not configured
 	route   *Route // nil: no route
@@ -78,9 +86,9 @@ type exchange struct {
 	sent    int64 // body bytes of the answer
 }
 
-// run is the five steps; begin and record are around it in every engine.
+// run is the steps; begin and record are around it in every engine.
 func (x *exchange) run() {
-	if x.admit() && x.find() {
+	if x.identify() && x.admit() && x.find() && x.permit() {
 		x.forward()
 	}
 	if x.refused {
@@ -135,7 +143,8 @@ func splitTarget(t string) (path, query string) {
 	return path, query
 }
 
-// admit judges the request before its route is known.
+// admit judges the request before its route is known. A known caller is not
+// judged by its address, which it may share with anybody.
 func (x *exchange) admit() bool {
 	if !x.secure && x.s.cfg.Challenge != nil && strings.HasPrefix(x.path, "/.well-known/acme-challenge/") {
 		if x.msg.challenge(x.s.cfg.Challenge) {
@@ -144,24 +153,35 @@ func (x *exchange) admit() bool {
 		}
 	}
 	g := x.s.cfg.Guard
-	if v := g.AllowRequest(x.client, x.start); !v.Allowed {
-		return x.refuse("banned", nil)
+	if x.caller == nil {
+		if v := g.AllowRequest(x.client, x.start); !v.Allowed {
+			return x.refuse("banned", nil)
+		}
 	}
 	if signal, bad := g.Shape(x.method, x.rawTarget, x.rawHost); bad {
 		return x.refuse("bad_shape", &signal)
 	}
 	if x.host == "" {
 		x.conn.judged.Store(true)
-		g.Observe(x.client, guard.Malformed, x.start)
+		x.observe(guard.Malformed)
 		x.problem(http.StatusBadRequest, "bad_host", "The Host field names no host.")
 		return false
 	}
 	return x.within(x.snap.Rate)
 }
 
-// within takes one request from a limit and answers 429 when it is used up.
+// observe scores the client's address, unless a known caller uses it.
+func (x *exchange) observe(signal guard.Signal) {
+	if x.caller == nil {
+		x.s.cfg.Guard.Observe(x.client, signal, x.start)
+	}
+}
+
+// within takes one request from a limit of the client's address and answers
+// 429 when it is used up. Known callers have no such limit: they share their
+// addresses.
 func (x *exchange) within(rate *Rate) bool {
-	if rate == nil {
+	if rate == nil || x.caller != nil {
 		return true
 	}
 	d := rate.Limiter.Take(x.client, x.start)
@@ -197,7 +217,7 @@ func (x *exchange) find() bool {
 	case route.NoRoute:
 		return x.noRoute()
 	default: // Ambiguous, BadPath
-		x.s.cfg.Guard.Observe(x.client, guard.AmbiguousPath, x.start)
+		x.observe(guard.AmbiguousPath)
 		x.problem(http.StatusBadRequest, "bad_path", "The path can be read in more than one way.")
 		return false
 	}
@@ -223,14 +243,15 @@ func (x *exchange) noRoute() bool {
 }
 
 // refuse closes the connection without an answer, scored by signal if one is
-// given. A guard that does not enforce answers instead.
+// given. A guard that does not enforce answers instead, and so is a known
+// caller answered: its connection carries other requests.
 func (x *exchange) refuse(reason string, signal *guard.Signal) bool {
 	g := x.s.cfg.Guard
 	x.conn.judged.Store(true)
 	if signal != nil {
-		g.Observe(x.client, *signal, x.start)
+		x.observe(*signal)
 	}
-	if g.Mode() != guard.Enforce {
+	if g.Mode() != guard.Enforce || x.caller != nil {
 		x.problem(http.StatusNotFound, reason, "Nothing is served here.")
 		return false
 	}

@@ -99,6 +99,11 @@ func (m *stdMessage) outgoing(x *exchange, rt *Route, hints *earlyHints) (*http.
 	if trailers {
 		out.Header["Te"] = []string{"trailers"}
 	}
+	for field := range out.Header {
+		if x.spends(field) {
+			delete(out.Header, field)
+		}
+	}
 	m.setForwarding(x, out.Header)
 	rt.Request.apply(out.Header)
 	if _, ok := out.Header["User-Agent"]; !ok {

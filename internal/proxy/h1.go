@@ -12,6 +12,7 @@ import (
 	"time"
 	"unsafe"
 
+	"postern/internal/caller"
 	"postern/internal/guard"
 	"postern/internal/http1"
 	"postern/internal/upstream"
@@ -478,6 +479,15 @@ func (h *h1) list(name string) (values []string) {
 		}
 	}
 	return values
+}
+
+func (h *h1) credentials() (c caller.Credentials) {
+	for i := range h.req.Fields {
+		if f := &h.req.Fields[i]; mayProve(len(f.Key)) {
+			addCredential(&c, text(f.Key), text(f.Value))
+		}
+	}
+	return c
 }
 
 func (h *h1) hangUp(x *exchange) {

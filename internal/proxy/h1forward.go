@@ -144,7 +144,7 @@ func (h *h1) appendHead(b []byte, x *exchange, path string) []byte {
 			b = appendTrailerField(b, f.Value)
 			continue
 		}
-		if h.req.Ends(f) || f.Name == http1.Host || f.Name == http1.ContentLength || ours(f, x.trusted) || x.route.Request.drops(f.Key) {
+		if h.req.Ends(f) || f.Name == http1.Host || f.Name == http1.ContentLength || ours(f, x.trusted) || x.spends(text(f.Key)) || x.route.Request.drops(f.Key) {
 			continue
 		}
 		b = http1.AppendField(b, f.Key, f.Value)

@@ -11,6 +11,7 @@ import (
 	"time"
 	"unsafe"
 
+	"postern/internal/caller"
 	"postern/internal/guard"
 	"postern/internal/h2"
 	"postern/internal/http1"
@@ -156,6 +157,15 @@ func (m *h2Message) list(name string) (values []string) {
 	return values
 }
 
+func (m *h2Message) credentials() (c caller.Credentials) {
+	for i := range m.st.Fields {
+		if f := &m.st.Fields[i]; mayProve(len(f.Name)) {
+			addCredential(&c, f.Name, f.Value)
+		}
+	}
+	return c
+}
+
 // hangUp ends the stream, and the connection too once the address is banned.
 func (m *h2Message) hangUp(x *exchange) {
 	if m.s.cfg.Guard.Banned(m.conn.client, time.Now()) {
@@ -259,7 +269,7 @@ func (m *h2Message) appendHead(b []byte, x *exchange, path string) []byte {
 			}
 			continue
 		}
-		if who, aliased := speaker(bytesOf(f.Name)); who.mute(x.trusted, aliased) || x.route.Request.drops(bytesOf(f.Name)) {
+		if who, aliased := speaker(bytesOf(f.Name)); who.mute(x.trusted, aliased) || x.spends(f.Name) || x.route.Request.drops(bytesOf(f.Name)) {
 			continue
 		}
 		b = http1.AppendText(b, f.Name, f.Value)

@@ -263,5 +263,10 @@ func (x *exchange) appendForwarding(b []byte) []byte {
 		b = append(b, "\r\n"...)
 	}
 	b = http1.AppendText(b, "X-Forwarded-Proto", x.scheme)
+	if x.caller != nil {
+		for _, f := range x.caller.Fields() {
+			b = http1.AppendText(b, f.Name, f.Value)
+		}
+	}
 	return http1.AppendText(b, "X-Request-Id", x.id)
 }

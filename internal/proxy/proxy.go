@@ -1,5 +1,5 @@
-// Package proxy accepts connections and carries each request through five
-// steps: facts, admit, identify and route, forward, record.
+// Package proxy accepts connections and carries each request through its
+// steps: facts, identify, admit, route and permit, forward, record.
 //
 // A connection passes the cheapest refusals first: the ban table, the first
 // bytes, the server name of the TLS hello. What is left is HTTP, spoken by our
@@ -24,6 +24,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"postern/internal/caller"
 	"postern/internal/guard"
 	"postern/internal/h2"
 	"postern/internal/route"
@@ -59,6 +60,9 @@ type Snapshot struct {
 	// Site.Routes.
 	Table *route.Table
 	Sites []Site
+
+	// Callers tells who calls; nil when there are no known callers.
+	Callers *caller.Book
 
 	// Trusted are the networks whose forwarding headers and PROXY protocol
 	// headers are believed.
@@ -130,8 +134,9 @@ type Route struct {
 	Response    *Change // of their answers, informational ones and 101 left out; nil: none
 	Redirect    *Redirect
 	Respond     *Respond
-	Rate        *Rate // nil: no limit
-	MaxBody     int64 // bytes; 0: no bound
+	Rate        *Rate          // nil: no limit
+	Callers     *caller.Access // who may use it, of Snapshot.Callers; nil: everybody
+	MaxBody     int64          // bytes; 0: no bound
 
 	metrics *routeMetrics // set by Apply
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"log/slog"
 	"time"
+
+	"postern/internal/caller"
 )
 
 // noSite and noRoute are the labels of requests that matched nothing.
@@ -36,6 +38,9 @@ func (x *exchange) record() {
 	if x.sent > 0 {
 		rm.respBytes.Add(float64(x.sent))
 	}
+	if x.caller != nil {
+		x.caller.Answered(x.status)
+	}
 	if x.verdict != "" {
 		x.s.metrics.verdicts.WithLabelValues(x.verdict).Inc()
 	}
@@ -47,7 +52,7 @@ func (x *exchange) record() {
 // accessLine writes the one line of this request. Everything a stranger sent
 // is quoted by the handler and cut to a bound.
 func (x *exchange) accessLine(rm *routeMetrics, took time.Duration) {
-	attrs := make([]slog.Attr, 0, 20)
+	attrs := make([]slog.Attr, 0, 24)
 	attrs = append(attrs,
 		slog.String("client", x.client.String()),
 		slog.String("method", bounded(x.method)),
@@ -68,6 +73,11 @@ func (x *exchange) accessLine(rm *routeMetrics, took time.Duration) {
 	}
 	if ua := x.msg.field("User-Agent"); ua != "" {
 		attrs = append(attrs, slog.String("user_agent", bounded(ua)))
+	}
+	if id := x.caller; id != nil {
+		attrs = append(attrs, slog.String("caller", id.Name), slog.String("caller_method", id.Method.String()))
+	} else if x.denied != caller.NoCredentials {
+		attrs = append(attrs, slog.String("caller_failure", x.denied.String()))
 	}
 	if x.verdict != "" {
 		attrs = append(attrs, slog.String("verdict", x.verdict))

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 
+	"postern/internal/caller"
 	"postern/internal/guard"
 	"postern/internal/route"
 	"postern/internal/upstream"
@@ -86,12 +87,14 @@ type options struct {
 	logQuery  bool
 	noSNI     bool // serve clients that name no server
 	sites     []testSite
+	book      *caller.Book
 }
 
 // testSite is a site and the hosts and methods its table needs.
 type testSite struct {
 	hosts   []string
 	methods map[string][]string // by route pattern
+	callers map[string][]string // by route pattern; none: everybody
 	Site
 }
 
@@ -144,6 +147,13 @@ func (r *rig) snapshot(o options) *Snapshot {
 				rt.Pattern = "/*"
 			}
 			rt.Name = rt.Pattern
+			if names := s.callers[rt.Pattern]; names != nil {
+				a, err := o.book.Access(names)
+				if err != nil {
+					r.t.Fatal(err)
+				}
+				rt.Callers = a
+			}
 			rs.Routes = append(rs.Routes, route.Route{Path: rt.Pattern, Methods: s.methods[rt.Pattern]})
 		}
 		s.Name = s.hosts[0]
@@ -155,7 +165,7 @@ func (r *rig) snapshot(o options) *Snapshot {
 		r.t.Fatal(err)
 	}
 	return &Snapshot{
-		Table: tb, Sites: sites, Trusted: o.trusted, Rate: o.rate, Limits: o.limits, HTTPSPort: o.httpsPort,
+		Table: tb, Sites: sites, Trusted: o.trusted, Rate: o.rate, Limits: o.limits, Callers: o.book, HTTPSPort: o.httpsPort,
 		Access: slog.New(slog.NewTextHandler(r.access, nil)), LogQuery: o.logQuery,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/internal/caller"
 	"postern/internal/upstream"
 )
 
@@ -52,6 +53,15 @@ func (m *stdMessage) end() {
 
 func (m *stdMessage) field(name string) string  { return m.r.Header.Get(name) }
 func (m *stdMessage) list(name string) []string { return m.r.Header[name] }
+
+func (m *stdMessage) credentials() (c caller.Credentials) {
+	for _, name := range [...]string{"Authorization", "X-Api-Key", "Signature-Input"} {
+		for _, v := range m.r.Header[name] {
+			addCredential(&c, name, v)
+		}
+	}
+	return c
+}
 
 func (m *stdMessage) challenge(h func(http.ResponseWriter, *http.Request) bool) bool {
 	done := h(&m.w, m.r)
@@ -114,6 +124,11 @@ func (m *stdMessage) setForwarding(x *exchange, h http.Header) {
 	h["X-Real-Ip"] = []string{f.client}
 	h["X-Request-Id"] = []string{x.id}
 	h["Forwarded"] = []string{f.forwarded}
+	if x.caller != nil {
+		for _, f := range x.caller.Fields() {
+			h[f.Name] = []string{f.Value}
+		}
+	}
 }
 
 // newTrace is what upstream fills in; not part of a pooled value, for the

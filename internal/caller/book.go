@@ -1,0 +1,221 @@
+package caller
+
+import (
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+	"unsafe"
+)
+
+// Caller is one caller of the configuration: its name and how it may prove
+// itself. Whatever is set here, keys of the Registry's store count too.
+type Caller struct {
+	// Name is what backends, the log and the metrics call it. Required.
+	Name string
+	// KeyHashes are those of API keys that the configuration names.
+	KeyHashes []KeyHash
+	// KeepCredentials passes on to the backend what the caller proved itself
+	// with; else it is taken out.
+	KeepCredentials bool
+}
+
+// entry is one caller of a Book.
+type entry struct {
+	name  string
+	index int
+	keep  bool
+	rule  *Caller
+	count *counters
+}
+
+// Book is one reading of the configuration. It is safe for concurrent use.
+type Book struct {
+	registry *Registry
+	entries  []*entry
+	byName   map[string]*entry
+	keys     atomic.Pointer[keyTable]
+}
+
+// Prepare makes a Book of the callers of a configuration. It does all that can
+// fail and touches no network; Use makes it the one that Run looks after.
+func (r *Registry) Prepare(list []Caller) (*Book, error) {
+	b := &Book{registry: r, byName: make(map[string]*entry)}
+	for i := range list {
+		c := &list[i]
+		if b.byName[c.Name] != nil || c.Name == "" {
+			return nil, fmt.Errorf("caller %q: want a name that no other one has", c.Name)
+		}
+		e := &entry{name: c.Name, index: i, keep: c.KeepCredentials, rule: c, count: r.metrics.forCaller(c.Name)}
+		b.entries = append(b.entries, e)
+		b.byName[c.Name] = e
+	}
+	keys, err := b.readKeys()
+	if err != nil {
+		return nil, err
+	}
+	b.keys.Store(keys)
+	return b, nil
+}
+
+// readKeys makes the table of the keys of the configuration and of the store.
+func (b *Book) readKeys() (*keyTable, error) {
+	t := &keyTable{keys: make(map[uint64][]*key)}
+	used := b.registry.used()
+	add := func(e *entry, hash KeyHash, id string, expires time.Time) error {
+		k := &key{hash: hash, id: id, expires: expires, identity: newIdentity(e, APIKey)}
+		k.identity.key = k
+		k.lastUsed.Store(used[hash.short()])
+		return t.add(k)
+	}
+	for _, e := range b.entries {
+		for _, h := range e.rule.KeyHashes {
+			if err := add(e, h, "", time.Time{}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	f, err := readStore(b.registry.dir)
+	if err != nil {
+		return nil, err
+	}
+	for i := range f.Keys {
+		k := &f.Keys[i]
+		e := b.byName[k.Caller]
+		hash, err := ParseKeyHash(k.Hash)
+		if err != nil {
+			return nil, fmt.Errorf("%s: key %s: hash: %w", filepath.Join(b.registry.dir, storeName), k.ID, err)
+		}
+		if e == nil || slices.Contains(e.rule.KeyHashes, hash) {
+			continue // not configured any more, or in the configuration too
+		}
+		expires := k.Expires
+		if !k.Revoked.IsZero() {
+			expires = k.Revoked
+		}
+		if err := add(e, hash, k.ID, expires); err != nil {
+			return nil, err
+		}
+	}
+	return t, nil
+}
+
+// Access says which callers may do something. A nil Access lets everybody.
+type Access struct{ allowed []bool }
+
+// Access returns the access of the callers with the given names.
+func (b *Book) Access(names []string) (*Access, error) {
+	a := &Access{allowed: make([]bool, len(b.entries))}
+	for _, name := range names {
+		e := b.byName[name]
+		if e == nil {
+			return nil, fmt.Errorf("caller %q: not in callers", name)
+		}
+		a.allowed[e.index] = true
+	}
+	return a, nil
+}
+
+// Allows reports whether id, nil for a stranger, may. id must be of the Book
+// that made a.
+func (a *Access) Allows(id *Identity) bool {
+	return a == nil || id != nil && id.entry.index < len(a.allowed) && a.allowed[id.entry.index]
+}
+
+// maxToken bounds a bearer token, in bytes.
+const maxToken = 8 << 10
+
+// Identify judges the credentials of a request.
+func (b *Book) Identify(r *Request) Result {
+	switch {
+	case r.Doubled:
+		return refused(Malformed)
+	case r.Authorization != "":
+		res := b.authorization(r)
+		res.Spent = SpentAuthorization
+		return res
+	case r.APIKey != "":
+		res := b.bearer(r, r.APIKey)
+		res.Spent = SpentAPIKey
+		return res
+	}
+	return refused(NoCredentials)
+}
+
+// authorization judges the field Authorization. Schemes that are not ours are
+// the application's.
+func (b *Book) authorization(r *Request) Result {
+	scheme, value, _ := strings.Cut(r.Authorization, " ")
+	if strings.EqualFold(scheme, "Bearer") {
+		return b.bearer(r, strings.TrimSpace(value))
+	}
+	return refused(NoCredentials)
+}
+
+// bearer judges an API key or a token.
+func (b *Book) bearer(r *Request, text string) Result {
+	switch {
+	case text == "":
+		return refused(Malformed)
+	case len(text) > maxToken:
+		return refused(TooLarge)
+	}
+	hash := sha256.Sum256(unsafe.Slice(unsafe.StringData(text), len(text))) // a copy would cost more than the hash
+	if k := b.keys.Load().find(&hash); k != nil {
+		return k.check(r.Now)
+	}
+	if mistyped(text) {
+		return refused(Malformed)
+	}
+	return refused(UnknownKey)
+}
+
+// KeyStatus is what is known of one API key.
+type KeyStatus struct {
+	Caller   string
+	ID       string // "" for one of the configuration
+	Hash     string // the beginning of its hash
+	Expires  time.Time
+	LastUsed time.Time // zero: never, as far as we remember
+}
+
+// Keys tells of every API key, in the order of the configuration.
+func (b *Book) Keys() []KeyStatus {
+	var out []KeyStatus
+	for _, k := range b.keys.Load().list {
+		s := KeyStatus{Caller: k.identity.Name, ID: k.id, Hash: k.hash.short(), Expires: k.expires}
+		if unix := k.lastUsed.Load(); unix > 0 {
+			s.LastUsed = time.Unix(unix, 0)
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+// usageFile is usage.json: when each key was last used, in Unix seconds, by
+// the beginning of its hash.
+type usageFile struct {
+	Version int              `json:"v"`
+	Used    map[string]int64 `json:"used"`
+}
+
+func readUsage(path string) (map[string]int64, error) {
+	raw, err := readBounded(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var f usageFile
+	if err := json.Unmarshal(raw, &f); err != nil || f.Version != 1 {
+		return nil, fmt.Errorf("%s: not what postern writes", path)
+	}
+	return f.Used, nil
+}

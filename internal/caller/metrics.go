@@ -1,0 +1,68 @@
+package caller
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the series of one Registry. The label caller has the names of
+// the configuration and no other.
+type metrics struct {
+	requests *prometheus.CounterVec
+	failures [numFailures]prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "postern_caller_requests_total", Help: "Requests of known callers by how they proved themselves and the class of the answer.",
+	}, []string{"caller", "method", "code"})}
+	failures := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "postern_caller_failures_total", Help: "Requests whose credentials did not make a caller known, by reason.",
+	}, []string{"reason"})
+	for f := range Failure(numFailures) {
+		m.failures[f] = failures.WithLabelValues(f.String())
+	}
+	if reg != nil {
+		reg.MustRegister(m.requests, failures)
+	}
+	return m
+}
+
+// The classes of answers; none is an exchange without one.
+var statusClasses = [...]string{"none", "1xx", "2xx", "3xx", "4xx", "5xx"} // read only
+
+// counters are the series of one caller, each made at its first use.
+type counters struct {
+	m    *metrics
+	name string
+	cell [numMethods][len(statusClasses)]atomic.Pointer[prometheus.Counter]
+}
+
+func (m *metrics) forCaller(name string) *counters { return &counters{m: m, name: name} }
+
+func (c *counters) answered(method Method, status int) {
+	class := 0
+	if status >= 100 && status <= 599 {
+		class = status / 100
+	}
+	cell := &c.cell[method][class]
+	n := cell.Load()
+	if n == nil {
+		made := c.m.requests.WithLabelValues(c.name, method.String(), statusClasses[class])
+		cell.Store(&made)
+		n = &made
+	}
+	(*n).Inc()
+}
+
+// Answered counts a request of id that was answered with status; 0 stands for
+// none.
+func (id *Identity) Answered(status int) { id.entry.count.answered(id.Method, status) }
+
+// Failed counts a request that was refused, or served as a stranger's, for f.
+func (b *Book) Failed(f Failure) {
+	if int(f) < numFailures {
+		b.registry.metrics.failures[f].Inc()
+	}
+}
