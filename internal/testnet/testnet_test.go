@@ -101,7 +101,7 @@ func TestDNSZone(t *testing.T) {
 // The wording is Boulder's: what people see in their logs.
 func TestCAAWords(t *testing.T) {
 	t.Parallel()
-	c := NewCA(t, CAOptions{CheckCAA: true, CAATimeout: 20 * time.Millisecond})
+	c := NewCA(t, CAOptions{CheckCAA: true, CAATimeout: time.Second})
 	c.DNS.Add(t,
 		`good.test.example. 60 IN CAA 0 issue "letsencrypt.org"`,
 		`other.test.example. 60 IN CAA 0 issue "ca.example"`,

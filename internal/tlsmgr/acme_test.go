@@ -161,7 +161,7 @@ func TestAuthorityDownFailsFastAndRecovers(t *testing.T) {
 // authorization.
 func TestCAAOutageIsTold(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, testnet.CAOptions{CheckCAA: true, CAATimeout: 50 * time.Millisecond})
+	h := newHouse(t, testnet.CAOptions{CheckCAA: true, CAATimeout: time.Second})
 	h.ca.DNS.SetFault(h.name, "CAA", testnet.Drop)
 	book := &logBook{}
 	cfg := h.config(t.TempDir(), h.name)
@@ -247,7 +247,7 @@ func TestOnDemandOnlyForAllowedNames(t *testing.T) {
 
 func TestOnDemandFailureIsNotRepeated(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, testnet.CAOptions{CheckCAA: true, CAATimeout: 20 * time.Millisecond})
+	h := newHouse(t, testnet.CAOptions{CheckCAA: true, CAATimeout: time.Second})
 	h.ca.DNS.SetFault("bad.apps.test.example", "CAA", testnet.ServFail)
 	cfg := h.config(t.TempDir())
 	reg := prometheus.NewRegistry()
