@@ -39,7 +39,8 @@ func (x *exchange) problem(status int, reason, detail string, more ...textField)
 	x.msg.answer(x, answer{
 		status: status,
 		fields: append([]textField{
-			{"Content-Type", "application/problem+json"}, {"Cache-Control", "no-store"}, {"X-Request-Id", x.id},
+			{"Content-Type", "application/problem+json"}, {"Cache-Control", "no-store"},
+			{"Proxy-Status", proxyStatus(status, reason)}, {"X-Request-Id", x.id},
 		}, more...),
 		body: problemBody(status, reason, detail, x.id),
 	})
@@ -49,8 +50,8 @@ func (x *exchange) problem(status int, reason, detail string, more ...textField)
 // not answer.
 func rawProblem(status int, reason, id string) []byte {
 	body := problemBody(status, reason, "The request is not valid HTTP/1.1 (RFC 9112).", id)
-	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nContent-Length: %d\r\nConnection: close\r\nX-Request-Id: %s\r\n\r\n%s",
-		status, http.StatusText(status), time.Now().UTC().Format(http.TimeFormat), len(body), id, body)
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nDate: %s\r\nContent-Type: application/problem+json\r\nCache-Control: no-store\r\nProxy-Status: %s\r\nContent-Length: %d\r\nConnection: close\r\nX-Request-Id: %s\r\n\r\n%s",
+		status, http.StatusText(status), time.Now().UTC().Format(http.TimeFormat), proxyStatus(status, reason), len(body), id, body)
 }
 
 // rateFields are RateLimit, RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers)

@@ -401,7 +401,7 @@ func expandMacros(s string) string {
 	s = strings.ReplaceAll(s, "{forwarding}", "Host: a.test\r\nForwarded: for=127.0.0.1;host=\"a.test\";proto=http\r\n"+
 		"X-Forwarded-For: 127.0.0.1\r\nX-Forwarded-Host: a.test\r\nX-Forwarded-Proto: http\r\nX-Real-Ip: 127.0.0.1\r\nX-Request-Id: {id}")
 	s = strings.ReplaceAll(s, "{own}", "Date: {any}\r\nX-Request-Id: {id}")
-	s = strings.ReplaceAll(s, "{problem}", "Content-Type: application/problem+json\r\nCache-Control: no-store\r\nContent-Length: {any}\r\nDate: {any}\r\nX-Request-Id: {id}")
+	s = strings.ReplaceAll(s, "{problem}", "Content-Type: application/problem+json\r\nCache-Control: no-store\r\nProxy-Status: postern; error={any}\r\nContent-Length: {any}\r\nDate: {any}\r\nX-Request-Id: {id}")
 	s = strings.ReplaceAll(s, "{reason 502 any}", "{reason 502 anyreason}")
 	reason := regexp.MustCompile(`\{reason (\d+) (\w+)\}\r\n`)
 	s = reason.ReplaceAllString(s, `{"type":"about:blank","title":"{any}","status":$1,"detail":"{any}","reason":"$2","request_id":"{id}"}`+"\n")
