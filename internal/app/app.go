@@ -61,6 +61,10 @@ type App struct {
 	group   *service.Group
 	metrics *appMetrics
 
+	// onGuard are told of what the guard sees, on the path of requests: they
+	// must not block. Set before Run.
+	onGuard []func(guard.Event)
+
 	mu       sync.Mutex // one New, Reload or stop at a time
 	cfg      *config.Config
 	built    *built
@@ -105,7 +109,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	if err != nil {
 		return nil, err
 	}
-	guardCfg.Log, guardCfg.Metrics, guardCfg.OnBan = a.log, a.registry, a.banned
+	guardCfg.Log, guardCfg.Metrics, guardCfg.OnEvent = a.log, a.registry, a.guardEvent
 	a.guard = guard.New(guardCfg)
 	a.newKernelDrop()
 	a.guard.Load(a.started)

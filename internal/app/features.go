@@ -4,42 +4,11 @@ import (
 	"crypto/tls"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"slices"
 
 	"postern/internal/config"
-	"postern/internal/guard"
 	"postern/internal/tlsmgr"
 )
-
-// guardConfig translates what the file says about refusing.
-func guardConfig(cfg *config.Config) (guard.Config, error) {
-	mode, err := guard.ParseMode(cfg.Guard.Mode)
-	if err != nil {
-		return guard.Config{}, err
-	}
-	return guard.Config{
-		Mode:           mode,
-		Never:          cfg.Guard.Never,
-		Allow:          cfg.Guard.Allow,
-		TrustedProxies: cfg.TrustedProxies,
-		FirstBan:       cfg.Guard.Bans.First,
-		MaxBan:         cfg.Guard.Bans.Max,
-		Connections:    connectionLimit(cfg.Limits.Connections),
-		PerAddress:     cfg.Limits.ConnectionsPerAddress,
-		File:           filepath.Join(cfg.Data, "bans.json"),
-	}, nil
-}
-
-// banned tells the log about a new ban. It is called on a request's path.
-func (a *App) banned(b guard.Ban) {
-	if b.Trial {
-		a.log.Info("would ban", "address", b.Prefix.String(), "reason", b.Reason, "until", b.Until)
-		return
-	}
-	a.dropBanned(b)
-	a.log.Info("banned", "address", b.Prefix.String(), "reason", b.Reason, "until", b.Until, "bans_before", b.Past)
-}
 
 // ownAddresses are the addresses of this machine's interfaces.
 func ownAddresses() []netip.Addr {

@@ -59,23 +59,24 @@ func (a *App) startKernelDrop() {
 	}
 }
 
-// dropBanned is told of each ban, on a request's path.
-func (a *App) dropBanned(b guard.Ban) {
-	if !b.Trial {
-		a.kernel.drop.Put(nft.Ban{Prefix: b.Prefix, Until: b.Until})
+// kernelEvent brings the kernel in line with what the guard tells, on a
+// request's path.
+func (a *App) kernelEvent(e guard.Event) {
+	switch e.Kind {
+	case guard.EventBan:
+		if e.Ban.Drop {
+			a.kernel.drop.Put(nft.Ban{Prefix: e.Ban.Prefix, Until: e.Ban.Until})
+		}
+	case guard.EventUnban, guard.EventBansOff, guard.EventBansOn:
+		a.kernel.drop.Resync()
 	}
 }
 
 // droppable are the bans that the kernel may enforce.
 func (a *App) droppable() []nft.Ban {
-	if a.guard.Mode() != guard.Enforce {
-		return nil
-	}
 	var out []nft.Ban
-	for _, b := range a.guard.Bans(time.Now()) {
-		if !b.Trial {
-			out = append(out, nft.Ban{Prefix: b.Prefix, Until: b.Until})
-		}
+	for _, b := range a.guard.Drops(time.Now()) {
+		out = append(out, nft.Ban{Prefix: b.Prefix, Until: b.Until})
 	}
 	return out
 }

@@ -13,9 +13,11 @@ import (
 
 // A Ban is one address that is refused, and why.
 type Ban struct {
-	// Prefix is what is banned: an IPv4 address (/32) or an IPv6 /64 network.
+	// Prefix is what is banned: an IPv4 address (/32), an IPv6 /64 network, or
+	// a neighbourhood (/24, /48).
 	Prefix netip.Prefix
-	// Reason is the name of the signal that weighed most, or "manual".
+	// Reason is the name of the signal that weighed most, "network" for a
+	// neighbourhood of many that were banned, or "manual".
 	Reason string
 	// Since and Until bound the ban.
 	Since, Until time.Time
@@ -28,26 +30,34 @@ type Ban struct {
 	Past int
 	// Trial tells that the guard only detects: nothing is refused.
 	Trial bool
+	// Drop tells that its packets may be dropped before they reach us. It is
+	// false on trial, for addresses others share with it (AWS), and while
+	// bans are switched off.
+	Drop bool
 	// Note is what the operator gave as reason for a ban by hand.
 	Note string
 }
 
-// A SignalCount tells how often a signal was seen. It stops counting at 15.
+// A SignalCount tells how often a signal was seen. It stops counting at 255.
 type SignalCount struct {
 	Signal Signal
 	Count  int
 }
 
-// reasonManual is the reason of a ban by hand; the others are signals.
-const reasonManual = 0xff
+// The reasons that are no signals: a ban by hand, and one of a neighbourhood.
+const (
+	reasonManual  = 0xff
+	reasonNetwork = 0xfe
+)
 
 // never is the end of a ban that is not there.
 const never = math.MinInt64
 
 // bans holds who is banned and who was: an entry stays when its ban is over,
 // so that the next one is longer, until it is forgotten or its room is
-// needed. It holds max entries; a further one replaces the one whose ban ends
-// first, so the ones over long ago go before any that still lasts.
+// needed. It holds max entries; a further one replaces the one whose ban ended
+// first. A ban that lasts makes room for nothing but a ban by hand: a flood
+// cannot get anybody out of here.
 //
 // Readers take no lock: they probe slots, an open-addressing table at most
 // half full whose fields are atomic. Writers hold mu. Times are nanoseconds
@@ -58,6 +68,9 @@ type bans struct {
 	// gen is odd while entries change places, which may hide one from a
 	// reader; a reader looks again if gen moved meanwhile.
 	gen atomic.Uint64
+	// networks is how many entries are neighbourhoods; without any, nobody
+	// looks for one.
+	networks atomic.Int32
 
 	mu      sync.Mutex
 	entries []int32        // guarded by mu; slot -> record
@@ -82,8 +95,9 @@ type banRecord struct {
 	counts      counts
 	place       int32 // in heap
 	past        uint8
-	reason      uint8 // a Signal or reasonManual
+	reason      uint8 // a Signal, reasonManual or reasonNetwork
 	trial       bool
+	shared      bool // an address many share, see Guard.SetShared
 }
 
 func newBans(n int) *bans {
@@ -140,27 +154,37 @@ func (t *bans) probe(k key) int64 {
 	return never
 }
 
-// banned reports whether k is banned at the time now.
+// banned reports whether k, or its neighbourhood, is banned at the time now.
 func (t *bans) banned(k key, now int64) bool {
-	until := t.until(k)
+	if until := t.until(k); until != never && until > now {
+		return true
+	}
+	if t.networks.Load() == 0 {
+		return false
+	}
+	until := t.until(k.network())
 	return until != never && until > now
 }
 
-// putLocked makes r the entry of r.key. evicted tells that a ban that still lasted
-// had to go for it.
-func (t *bans) putLocked(r banRecord, now int64) (evicted bool) {
+// putLocked makes r the entry of r.key. evicted tells that a ban that still
+// lasted had to go for it; full that r was not kept, because all others last.
+func (t *bans) putLocked(r banRecord, now int64) (evicted, full bool) {
+	i := t.slotLocked(r.key)
+	known := t.slots[i].key.Load() == uint64(r.key)
+	if !known && len(t.heap) == cap(t.heap) && t.records[t.heap[0]].until > now && r.reason != reasonManual {
+		return false, true
+	}
 	t.version++
 	if r.reason != reasonManual {
 		delete(t.notes, r.key)
 	}
-	i := t.slotLocked(r.key)
-	if t.slots[i].key.Load() == uint64(r.key) {
+	if known {
 		old := &t.records[t.entries[i]]
 		r.place = old.place
 		*old = r
 		t.slots[i].until.Store(r.until)
 		t.fixLocked(old.place)
-		return false
+		return false, false
 	}
 	if len(t.heap) == cap(t.heap) {
 		first := &t.records[t.heap[0]]
@@ -176,7 +200,10 @@ func (t *bans) putLocked(r banRecord, now int64) (evicted bool) {
 	t.entries[i] = n
 	t.slots[i].until.Store(r.until)
 	t.slots[i].key.Store(uint64(r.key))
-	return evicted
+	if r.key.isNetwork() {
+		t.networks.Add(1)
+	}
+	return evicted, false
 }
 
 // recordLocked returns the index of a record nobody uses.
@@ -222,6 +249,9 @@ func (t *bans) dropLocked(k key) bool {
 	t.free = append(t.free, n)
 	if t.records[n].reason == reasonManual {
 		delete(t.notes, k)
+	}
+	if k.isNetwork() {
+		t.networks.Add(-1)
 	}
 
 	// Close the gap, so that no later key of the same run gets out of reach.

@@ -73,7 +73,8 @@ func parseBans(data []byte) (*banFile, error) {
 func (b *bannedOne) record(saved, now time.Time, at int64, forget time.Duration) (r banRecord, ok bool) {
 	reason, known := reasonNamed(b.Reason)
 	length := b.Until.Sub(b.Since)
-	if !known || length <= 0 || length > maxManual || !validKey(b.Prefix) {
+	k, valid := keyOfPrefix(b.Prefix)
+	if !known || length <= 0 || length > maxManual || !valid {
 		return r, false
 	}
 	if now.Before(saved) {
@@ -84,29 +85,24 @@ func (b *bannedOne) record(saved, now time.Time, at int64, forget time.Duration)
 		return r, false
 	}
 	r = banRecord{
-		key:    keyOf(b.Prefix.Addr()),
+		key:    k,
 		since:  at + int64(left-length),
 		until:  at + int64(left),
 		past:   uint8(min(max(b.Past, 0), maxPast)),
 		reason: reason,
 	}
 	for name, n := range b.Signals {
-		if s, ok := signalNamed(name); ok {
-			r.counts |= counts(min(max(n, 0), maxCount)) << (4 * s)
+		if s, ok := SignalNamed(name); ok {
+			r.counts[s] = uint8(min(max(n, 0), maxCount))
 		}
 	}
 	before := func(t time.Time) int64 {
 		return r.since - int64(min(max(b.Since.Sub(t), -length), maxManual))
 	}
-	if r.counts != 0 {
+	if !r.counts.none() {
 		r.first, r.last = before(b.First), before(b.Last)
 	}
 	return r, true
-}
-
-// validKey reports whether p is what a key stands for.
-func validKey(p netip.Prefix) bool {
-	return p.IsValid() && p == keyOf(p.Addr()).prefix()
 }
 
 // Load restores the bans of the last run with what is left of their time. It
@@ -154,7 +150,10 @@ func (g *Guard) restore(f *banFile, now time.Time) (restored, skipped int) {
 			skipped++
 			continue
 		}
-		g.bans.putLocked(r, at)
+		if _, full := g.bans.putLocked(r, at); full {
+			skipped++
+			continue
+		}
 		if r.reason == reasonManual && b.Note != "" {
 			g.bans.notes[r.key] = b.Note
 		}

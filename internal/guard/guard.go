@@ -70,14 +70,37 @@ type Config struct {
 	// again with FirstBan. 0 means 7 days.
 	Forget time.Duration
 
+	// NetworkBans is how many addresses of one neighbourhood (/24, /48) must
+	// be banned within about 2 hours for the whole of it to be banned. 0
+	// means 5, negative that no neighbourhood is.
+	NetworkBans int
+	// MaxSharedBan is the longest ban of an address that SetShared knows. 0
+	// means 10m.
+	MaxSharedBan time.Duration
+	// Trust is how long an address that was Authenticated is spared. 0 means
+	// 1h, negative that it is not.
+	Trust time.Duration
+	// Decoys are paths nobody has a reason to ask for, byte for byte; one
+	// request for one costs what Decoy weighs.
+	Decoys []string
+
 	// Connections bounds the connections open at once. 0 means 4096.
 	Connections int
 	// PerAddress bounds those of one address (IPv6: one /64 network); the
 	// addresses that are never banned are not bound by it. 0 means 64,
 	// negative means no bound.
 	PerAddress int
+	// Accepts is how often one address may open a connection, AcceptBurst
+	// how many at once; the addresses that are never banned are not bound by
+	// it. The zero Rate means 30 a second and 150, one with negative Events
+	// no bound.
+	Accepts     Rate
+	AcceptBurst int
+	// Requests bounds the requests of one address under way at once, in the
+	// same way. 0 means 256, negative no bound.
+	Requests int
 
-	// Slots is the number of addresses whose score is kept; 32 bytes each.
+	// Slots is the number of addresses whose score is kept; 40 bytes each.
 	// 0 means 65536. Fixed.
 	Slots int
 	// MaxBans is the number of bans kept, those that ended and are not
@@ -90,6 +113,10 @@ type Config struct {
 	// those by hand. It is called on the path of the request and must not
 	// block. nil means nobody is told. Fixed.
 	OnBan func(Ban)
+	// OnEvent is told of everything in EventKind, bans included. It is called
+	// on the path of a request or connection, from many goroutines, and must
+	// not block. nil means nobody is told. Fixed.
+	OnEvent func(Event)
 	// Log gets a line for what goes wrong with File. nil means none. Fixed.
 	Log *slog.Logger
 	// Metrics takes the guard's metrics. nil means they are not registered.
@@ -103,17 +130,29 @@ type Config struct {
 type Guard struct {
 	policy atomic.Pointer[policy]
 	own    atomic.Pointer[[]netip.Prefix]
+	shared atomic.Pointer[func(netip.Addr) bool]
 
-	epoch  time.Time // see at
-	scores *scores
-	bans   *bans
-	conns  *conns
+	epoch    time.Time // see at
+	scores   *scores
+	networks *scores // of neighbourhoods: a point for each address banned
+	bans     *bans
+	conns    *conns
+	requests *conns // under way
+	trust    *trust
+	evidence *evidence
+	answers  *answers
+	crowd    crowd
+	tally    tally
 
-	file    string
-	saver   saver
-	onBan   func(Ban)
-	log     *slog.Logger
-	metrics *metrics
+	file       string
+	saver      saver
+	onBan      func(Ban)
+	onEvent    func(Event)
+	log        *slog.Logger
+	metrics    *metrics
+	limitTold  [numLimits]atomic.Int64
+	servedTold atomic.Int64
+	fullTold   atomic.Int64
 }
 
 // policy is the part of a Config that Reconfigure changes, ready for use.
@@ -128,6 +167,15 @@ type policy struct {
 	forget     time.Duration
 	total      int
 	perAddress int
+
+	networkBans float32       // 0: none
+	maxShared   time.Duration // of a ban
+	trust       time.Duration // 0: none
+	decoys      map[string]struct{}
+	acceptRate  Rate
+	acceptBurst int
+	accepts     *Limiter // nil: no bound
+	perRequests int      // 0: no bound
 }
 
 func newPolicy(cfg Config) *policy {
@@ -145,6 +193,7 @@ func newPolicy(cfg Config) *policy {
 		total:      orDefault(cfg.Connections, defaultConnections),
 		perAddress: defaultPerAddress,
 	}
+	p.layers(cfg)
 	leak := orDefault(cfg.Leak, defaultLeak)
 	p.leak = float32(1 / (leak.Seconds() * ticksPerSecond))
 	p.firstBan = min(p.firstBan, p.maxBan)
@@ -162,6 +211,42 @@ func newPolicy(cfg Config) *policy {
 	return p
 }
 
+// layers sets what neighbourhoods, callers, decoys and limits need.
+func (p *policy) layers(cfg Config) {
+	if cfg.NetworkBans >= 0 {
+		p.networkBans = float32(orDefault(cfg.NetworkBans, defaultNetworkBans))
+	}
+	p.maxShared = min(orDefault(cfg.MaxSharedBan, maxSharedBan), p.maxBan)
+	if cfg.Trust >= 0 {
+		p.trust = orDefault(cfg.Trust, defaultTrust)
+	}
+	if len(cfg.Decoys) > 0 {
+		p.decoys = make(map[string]struct{}, len(cfg.Decoys))
+		for _, path := range cfg.Decoys {
+			p.decoys[path] = struct{}{}
+		}
+	}
+	p.acceptRate, p.acceptBurst = cfg.Accepts, cfg.AcceptBurst
+	if p.acceptRate == (Rate{}) {
+		p.acceptRate, p.acceptBurst = Rate{defaultAccepts, time.Second}, defaultAcceptBurst
+	}
+	if cfg.Requests >= 0 {
+		p.perRequests = orDefault(cfg.Requests, defaultRequests)
+	}
+}
+
+// takeAccepts gives p the limiter of old, if it bounds the same.
+func (g *Guard) takeAccepts(p, old *policy) {
+	if old != nil && old.acceptRate == p.acceptRate && old.acceptBurst == p.acceptBurst {
+		p.accepts = old.accepts
+		return
+	}
+	p.accepts = g.NewLimiter(p.acceptRate, p.acceptBurst, acceptSlots)
+}
+
+// acceptSlots is how many addresses the rate of connections is kept for.
+const acceptSlots = 4096
+
 // orDefault returns v, or def when v is not positive.
 func orDefault[T int | float64 | time.Duration](v, def T) T {
 	if v > 0 {
@@ -175,20 +260,28 @@ func orDefault[T int | float64 | time.Duration](v, def T) T {
 func New(cfg Config) *Guard {
 	p := newPolicy(cfg)
 	g := &Guard{
-		epoch:  time.Now(),
-		scores: newScores(orDefault(cfg.Slots, defaultSlots)),
-		bans:   newBans(orDefault(cfg.MaxBans, defaultMaxBans)),
-		conns:  newConns(p.total),
-		file:   cfg.File,
-		onBan:  cfg.OnBan,
-		log:    cfg.Log,
+		epoch:    time.Now(),
+		scores:   newScores(orDefault(cfg.Slots, defaultSlots)),
+		networks: newScores(defaultNetworks),
+		bans:     newBans(orDefault(cfg.MaxBans, defaultMaxBans)),
+		conns:    newConns(p.total),
+		requests: newConns(p.total),
+		trust:    newTrust(trustSlots),
+		evidence: newEvidence(evidenceAddresses),
+		answers:  newAnswers(answerSlots),
+		file:     cfg.File,
+		onBan:    cfg.OnBan,
+		onEvent:  cfg.OnEvent,
+		log:      cfg.Log,
 	}
+	g.tally.since = g.epoch
 	if g.log == nil {
 		g.log = slog.New(slog.DiscardHandler)
 	}
-	g.policy.Store(p)
 	g.own.Store(new([]netip.Prefix))
 	g.metrics = newMetrics(g, cfg.Metrics)
+	g.takeAccepts(p, nil)
+	g.policy.Store(p)
 	return g
 }
 
@@ -198,9 +291,12 @@ func New(cfg Config) *Guard {
 func (g *Guard) Reconfigure(cfg Config) {
 	p := newPolicy(cfg)
 	g.conns.grow(p.total)
+	g.requests.grow(p.total)
+	g.takeAccepts(p, g.policy.Load())
 	old := g.policy.Swap(p)
 	if old.mode != p.mode {
 		g.bans.dropTrials()
+		g.emit(Event{Kind: EventMode, At: time.Now(), Mode: p.mode})
 	}
 }
 
@@ -226,41 +322,87 @@ func (g *Guard) spared(p *policy, addr netip.Addr) bool {
 	return !addr.IsValid() || contains(p.spared, addr) || contains(*g.own.Load(), addr)
 }
 
+// SetShared says which addresses are shared by many who have nothing to do
+// with each other, such as those AWS Lambda calls from. Bans of them are short
+// and refuse requests rather than connections, because a caller with valid
+// credentials may come from there at any time. has must be fast, and is called
+// from many goroutines; nil means that none are. It replaces the one before.
+func (g *Guard) SetShared(has func(netip.Addr) bool) {
+	if has == nil {
+		g.shared.Store(nil)
+		return
+	}
+	g.shared.Store(&has)
+}
+
+func (g *Guard) isShared(addr netip.Addr) bool {
+	has := g.shared.Load()
+	return has != nil && addr.IsValid() && (*has)(addr)
+}
+
+// refusable reports whether a ban of the canonical addr counts now. It is
+// asked about banned ones only, as it costs more than all the rest.
+func (g *Guard) refusable(p *policy, k key, addr netip.Addr, at int64) bool {
+	return !g.crowd.masked.Load() && !g.spared(p, addr) && !g.trust.has(k, at)
+}
+
 // AllowConn decides about a connection that was just accepted from addr. When
 // the verdict allows it, it is counted as open and the caller must call
 // ConnClosed when it ends. The zero Addr stands for a peer without an
 // address, which only the total binds.
+//
+// A banned address that SetShared knows is let in: its requests are judged
+// one by one.
 func (g *Guard) AllowConn(addr netip.Addr, now time.Time) Verdict {
 	p := g.policy.Load()
 	addr = canonical(addr)
-	banned := p.mode != Off && g.bans.banned(keyOf(addr), g.at(now)) && !g.spared(p, addr)
+	k, at := keyOf(addr), g.at(now)
+	if g.crowd.note(k, g.local(p, addr)) {
+		g.log.Warn("clients have addresses of their own again: bans are switched on")
+		g.emit(Event{Kind: EventBansOn, At: now})
+	}
+	banned := p.mode != Off && g.bans.banned(k, at) && g.refusable(p, k, addr, at) && !g.isShared(addr)
 	v := Verdict{Reason: Banned}
 	if !banned || p.mode == Detect {
-		v = g.countConn(p, addr, banned)
+		v = g.countConn(p, k, addr, banned, now)
 	}
 	return g.metrics.verdict(layerConnection, v)
 }
 
 // countConn counts a connection unless a cap refuses it. banned tells that
 // enforcing would have refused it for a ban.
-func (g *Guard) countConn(p *policy, addr netip.Addr, banned bool) Verdict {
-	k, perAddress := keyOf(addr), p.perAddress
+func (g *Guard) countConn(p *policy, k key, addr netip.Addr, banned bool, now time.Time) Verdict {
+	perAddress := p.perAddress
+	var over Reason
 	if p.mode == Off {
 		perAddress = 0
+	} else if p.accepts != nil && k != 0 && !p.accepts.Take(addr, now).OK && !g.spared(p, addr) {
+		g.LimitHit(LimitAccepts, addr, now)
+		if over = AddressRate; p.mode == Enforce {
+			return Verdict{Reason: over}
+		}
 	}
 	reason := g.conns.open(k, p.total, perAddress)
 	// Who is spared is asked only now, because it costs more than all the rest.
-	over := reason == AddressConnections && !g.spared(p, addr)
-	if reason == AddressConnections && (!over || p.mode == Detect) {
-		reason = g.conns.open(k, p.total, 0)
+	if reason == AddressConnections {
+		if !g.spared(p, addr) {
+			over = reason
+			g.LimitHit(LimitAddressConnections, addr, now)
+		}
+		if over != reason || p.mode == Detect {
+			reason = g.conns.open(k, p.total, 0)
+		}
+	}
+	if reason == TotalConnections {
+		g.LimitHit(LimitConnections, addr, now)
 	}
 	switch {
 	case reason != None:
 		return Verdict{Reason: reason}
 	case banned:
 		return Verdict{Allowed: true, Would: true, Reason: Banned}
-	case over:
-		return Verdict{Allowed: true, Would: true, Reason: AddressConnections}
+	case over != None:
+		return Verdict{Allowed: true, Would: true, Reason: over}
 	}
 	return Verdict{Allowed: true}
 }
@@ -271,46 +413,115 @@ func (g *Guard) ConnClosed(addr netip.Addr) {
 }
 
 // AllowRequest decides about a request whose client is addr, on a connection
-// that was let in before: behind a trusted proxy the two differ, and a ban
-// may have begun meanwhile.
+// that was let in before: behind a trusted proxy the two differ, a ban may
+// have begun meanwhile, and addresses that SetShared knows are refused here.
+// A caller with valid credentials is let in all the same: that is the
+// caller's to find out.
 func (g *Guard) AllowRequest(addr netip.Addr, now time.Time) Verdict {
 	p := g.policy.Load()
 	addr = canonical(addr)
+	k, at := keyOf(addr), g.at(now)
 	v := Verdict{Allowed: true}
-	if p.mode != Off && g.bans.banned(keyOf(addr), g.at(now)) && !g.spared(p, addr) {
+	if p.mode != Off && g.bans.banned(k, at) && g.refusable(p, k, addr, at) {
 		v = Verdict{Allowed: p.mode == Detect, Would: p.mode == Detect, Reason: Banned}
 	}
 	return g.metrics.verdict(layerRequest, v)
 }
 
+// BeginRequest counts a request of addr as under way, unless it has too many
+// of them already. When counted is true, EndRequest must be called with addr
+// as it ends; a request that is not counted may still be allowed.
+func (g *Guard) BeginRequest(addr netip.Addr, now time.Time) (v Verdict, counted bool) {
+	p := g.policy.Load()
+	if p.perRequests == 0 || p.mode == Off {
+		return Verdict{Allowed: true}, false
+	}
+	addr = canonical(addr)
+	k := keyOf(addr)
+	switch g.requests.open(k, p.total, p.perRequests) {
+	case None:
+		return Verdict{Allowed: true}, true
+	case TotalConnections:
+		return Verdict{Allowed: true}, false // there is no room to count more
+	}
+	if g.spared(p, addr) || g.trust.has(k, g.at(now)) {
+		return Verdict{Allowed: true}, false
+	}
+	g.LimitHit(LimitRequests, addr, now)
+	return g.metrics.verdict(layerRequest, Verdict{Allowed: p.mode == Detect, Would: p.mode == Detect, Reason: AddressRequests}), false
+}
+
+// EndRequest takes back what BeginRequest counted.
+func (g *Guard) EndRequest(addr netip.Addr) { g.requests.close(keyOf(canonical(addr))) }
+
 // Banned reports whether addr is refused at the time now. It counts nothing.
 func (g *Guard) Banned(addr netip.Addr, now time.Time) bool {
 	p := g.policy.Load()
 	addr = canonical(addr)
-	return p.mode == Enforce && g.bans.banned(keyOf(addr), g.at(now)) && !g.spared(p, addr)
+	k, at := keyOf(addr), g.at(now)
+	return p.mode == Enforce && g.bans.banned(k, at) && g.refusable(p, k, addr, at)
+}
+
+// Decoy reports whether path is one of Config.Decoys. It allocates nothing.
+func (g *Guard) Decoy(path string) bool {
+	decoys := g.policy.Load().decoys
+	if decoys == nil {
+		return false
+	}
+	_, is := decoys[path]
+	return is
 }
 
 // Observe adds what addr did to its score, and bans it when that is enough.
 // It allocates nothing unless a ban begins, and never blocks.
 func (g *Guard) Observe(addr netip.Addr, s Signal, now time.Time) {
+	g.Report(addr, s, Evidence{}, now)
+}
+
+// Report is Observe with what an operator is shown who asks why.
+func (g *Guard) Report(addr netip.Addr, s Signal, ev Evidence, now time.Time) {
 	if int(s) >= numSignals {
 		return
 	}
-	g.metrics.signals[s].Inc()
 	p := g.policy.Load()
 	addr = canonical(addr)
-	if p.mode == Off || p.weights[s] == 0 || g.spared(p, addr) {
+	family := familyIndex(ev.Family)
+	g.metrics.signal(s, family, p.mode)
+	if p.mode == Off || p.weights[s] == 0 || !addr.IsValid() {
 		return
 	}
-	at := g.at(now)
-	got, over, evicted := g.scores.add(keyOf(addr), s, p.weights[s], p.leak, p.threshold, uint32(at/tick))
+	k, at := keyOf(addr), g.at(now)
+	if g.local(p, addr) && p.weights[s] >= p.threshold && g.crowd.accuse(k) {
+		g.log.Error("all clients come with one address: bans are switched off",
+			"address", addr.String(), "cause", "a router or container bridge that masquerades, or a proxy that is not in trusted_proxies")
+		g.emit(Event{Kind: EventBansOff, At: now, Addr: addr})
+	}
+	if g.spared(p, addr) || g.trust.has(k, at) {
+		return
+	}
+	g.tally.note(k, s, family)
+	got, over, evicted := g.scores.add(k, s, p.weights[s], p.leak, p.threshold, uint32(at/tick))
+	g.evidence.put(k, s, p.weights[s], got.points, &ev, at)
 	if evicted {
 		g.metrics.scoreEvictions.Inc()
 	}
-	if over {
-		g.ban(p, got, now)
+	if over && !g.crowd.masked.Load() {
+		g.ban(p, got, addr, now)
 	}
 }
 
 // Mode is the mode the guard works in now.
 func (g *Guard) Mode() Mode { return g.policy.Load().mode }
+
+// String returns the mode's name as written in the config.
+func (m Mode) String() string {
+	switch m {
+	case Enforce:
+		return "enforce"
+	case Detect:
+		return "detect"
+	case Off:
+		return "off"
+	}
+	return "unknown"
+}

@@ -238,6 +238,7 @@ func TestBanRecord(t *testing.T) {
 		First:   t0,
 		Last:    t0.Add(30 * time.Second),
 		Signals: []SignalCount{{UnknownHost, 1}, {NoRoute, 3}},
+		Drop:    true,
 	}
 	near := cmpopts.EquateApproxTime(time.Second / 8)
 	opts := cmp.Options{near, cmpopts.IgnoreFields(Ban{}, "Until"), cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })}
@@ -353,12 +354,16 @@ func TestModes(t *testing.T) {
 postern_guard_verdicts_total{effect="allowed",layer="connection",reason="none"} 2
 postern_guard_verdicts_total{effect="allowed",layer="request",reason="none"} 1
 postern_guard_verdicts_total{effect="refused",layer="connection",reason="address_connections"} 1
+postern_guard_verdicts_total{effect="refused",layer="connection",reason="address_rate"} 0
 postern_guard_verdicts_total{effect="refused",layer="connection",reason="banned"} 1
 postern_guard_verdicts_total{effect="refused",layer="connection",reason="total_connections"} 4
+postern_guard_verdicts_total{effect="refused",layer="request",reason="address_requests"} 0
 postern_guard_verdicts_total{effect="refused",layer="request",reason="banned"} 1
 postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="address_connections"} 1
+postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="address_rate"} 0
 postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="banned"} 1
 postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="total_connections"} 0
+postern_guard_verdicts_total{effect="would_refuse",layer="request",reason="address_requests"} 0
 postern_guard_verdicts_total{effect="would_refuse",layer="request",reason="banned"} 1
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "postern_guard_verdicts_total"); err != nil {
@@ -390,7 +395,7 @@ func TestConnectionCaps(t *testing.T) {
 	if v := g.AllowConn(a, t0); !v.Allowed {
 		t.Errorf("after one closed: %+v", v)
 	}
-	g.Reconfigure(Config{Connections: 1000, PerAddress: -1})
+	g.Reconfigure(Config{Connections: 1000, PerAddress: -1, Accepts: Rate{-1, 0}})
 	for i := range 990 {
 		if v := g.AllowConn(a, t0); !v.Allowed {
 			t.Fatalf("connection %d without a cap: %+v", i, v)
@@ -415,7 +420,7 @@ func withLast(a netip.Addr, last byte) [16]byte {
 
 func TestMetrics(t *testing.T) {
 	reg := prometheus.NewPedanticRegistry()
-	g := New(Config{Metrics: reg})
+	g := New(Config{Metrics: reg, NetworkBans: -1})
 	for s := range Signal(numSignals) {
 		g.Observe(v4(int(s)), s, time.Now())
 	}
@@ -429,9 +434,9 @@ func TestMetrics(t *testing.T) {
 		t.Errorf("lint: %v, %v", problems, err)
 	}
 	const want = `
-# HELP postern_guard_bans Addresses that are banned at present.
+# HELP postern_guard_bans Addresses and networks that are banned at present.
 # TYPE postern_guard_bans gauge
-postern_guard_bans 4
+postern_guard_bans 6
 # HELP postern_guard_connections Connections that are open at present.
 # TYPE postern_guard_connections gauge
 postern_guard_connections 1
@@ -442,8 +447,8 @@ postern_guard_connections 1
 	if n, err := testutil.GatherAndCount(reg, "postern_guard_signals_total"); err != nil || n != numSignals {
 		t.Errorf("%d signal series, %v, want %d", n, err, numSignals)
 	}
-	if n, err := testutil.GatherAndCount(reg, "postern_guard_bans_total"); err != nil || n != numSignals+1 {
-		t.Errorf("%d ban series, %v, want %d", n, err, numSignals+1)
+	if n, err := testutil.GatherAndCount(reg, "postern_guard_bans_total"); err != nil || n != numSignals+2 {
+		t.Errorf("%d ban series, %v, want %d", n, err, numSignals+2)
 	}
 }
 
@@ -463,7 +468,7 @@ func TestWeightsAreDocumented(t *testing.T) {
 		if len(f) < 3 {
 			continue
 		}
-		if s, ok := signalNamed(f[0]); ok {
+		if s, ok := SignalNamed(f[0]); ok {
 			found[f[0]] = f[1] == fmt.Sprint(weights[s])
 		}
 	}
@@ -478,8 +483,8 @@ func TestNames(t *testing.T) {
 	seen := []string{}
 	for s := range Signal(numSignals) {
 		seen = append(seen, s.String())
-		if got, ok := signalNamed(s.String()); !ok || got != s {
-			t.Errorf("signalNamed(%q) = %v, %v", s.String(), got, ok)
+		if got, ok := SignalNamed(s.String()); !ok || got != s {
+			t.Errorf("SignalNamed(%q) = %v, %v", s.String(), got, ok)
 		}
 	}
 	slices.Sort(seen)

@@ -19,6 +19,11 @@ const (
 	// value of its own there.
 	keyIPv4 = 0x0000_ffff_0000_0000
 	keyZero = 0x0000_fffe_0000_0000
+
+	// Neighbourhoods, see network: an IPv4 /24 by its 24 bits, an IPv6 /48 by
+	// its 48 bits below a value no address begins with.
+	keyNet4 = 0x0000_fffd_0000_0000
+	keyNet6 = 0x0001_0000_0000_0000
 )
 
 // canonical removes what makes two spellings of one address differ: the
@@ -44,8 +49,44 @@ func keyOf(addr netip.Addr) key {
 	return k
 }
 
-// prefix is the network a key stands for: a /32 or a /64.
+// network is the key of the neighbourhood of an address's key: its /24 or /48.
+// That of a neighbourhood is itself.
+func (k key) network() key {
+	switch k >> 32 {
+	case keyIPv4 >> 32:
+		return keyNet4 | (k&0xffff_ffff)>>8
+	case keyNet4 >> 32, keyZero >> 32:
+		return k
+	}
+	if k>>48 == keyNet6>>48 {
+		return k
+	}
+	return keyNet6 | k>>16
+}
+
+// isNetwork reports whether k is a neighbourhood's.
+func (k key) isNetwork() bool { return k>>32 == keyNet4>>32 || k>>48 == keyNet6>>48 }
+
+// keyOfPrefix returns the key of what p names: one IPv4 address, one IPv6 /64,
+// or a neighbourhood. ok is false for any other prefix.
+func keyOfPrefix(p netip.Prefix) (k key, ok bool) {
+	if !p.IsValid() {
+		return 0, false
+	}
+	k = keyOf(canonical(p.Addr()))
+	for _, k := range [...]key{k, k.network()} {
+		if k.prefix() == p {
+			return k, true
+		}
+	}
+	return 0, false
+}
+
+// prefix is the network a key stands for: a /32 or a /64, a /24 or a /48.
 func (k key) prefix() netip.Prefix {
+	if k.isNetwork() {
+		return k.networkPrefix()
+	}
 	if k>>32 == keyIPv4>>32 {
 		var b [4]byte
 		binary.BigEndian.PutUint32(b[:], uint32(k))
@@ -56,6 +97,17 @@ func (k key) prefix() netip.Prefix {
 		binary.BigEndian.PutUint64(b[:8], uint64(k))
 	}
 	return netip.PrefixFrom(netip.AddrFrom16(b), 64)
+}
+
+func (k key) networkPrefix() netip.Prefix {
+	if k>>32 == keyNet4>>32 {
+		var b [4]byte
+		binary.BigEndian.PutUint32(b[:], uint32(k)<<8)
+		return netip.PrefixFrom(netip.AddrFrom4(b), 24)
+	}
+	var b [16]byte
+	binary.BigEndian.PutUint64(b[:8], uint64(k)<<16)
+	return netip.PrefixFrom(netip.AddrFrom16(b), 48)
 }
 
 // hash spreads keys over a table. The seed is the process's own, so that

@@ -65,3 +65,30 @@ func contains(networks []netip.Prefix, addr netip.Addr) bool {
 	}
 	return false
 }
+
+// overlaps reports whether net shares an address with one of the networks.
+func overlaps(networks []netip.Prefix, net netip.Prefix) bool {
+	for _, p := range networks {
+		if p.Overlaps(net) {
+			return true
+		}
+	}
+	return false
+}
+
+// lastAddr is the last address of net.
+func lastAddr(net netip.Prefix) netip.Addr {
+	b := net.Addr().As16()
+	from := net.Bits()
+	if net.Addr().Is4() {
+		from += 96
+	}
+	for i := from; i < 128; i++ {
+		b[i/8] |= 0x80 >> (i % 8)
+	}
+	a := netip.AddrFrom16(b)
+	if net.Addr().Is4() {
+		return a.Unmap()
+	}
+	return a
+}

@@ -16,14 +16,13 @@ type scores struct {
 	slots []score // guarded by the lock of their set
 }
 
-// A score fills half a cache line: a set is two of them.
+// A score is 40 bytes: a set is less than three cache lines.
 type score struct {
 	key    key
-	counts counts
 	points float32
 	first  uint32 // ticks, see tick
 	last   uint32
-	_      uint32
+	counts counts
 }
 
 // A tick is a sixteenth of a second, counted from an epoch that does not
@@ -58,7 +57,7 @@ func (t *scores) add(k key, s Signal, weight, leak, threshold float32, now uint3
 	slot, evicted := t.find(set, k, leak, now)
 	slot.points = slot.left(leak, now)
 	if slot.points == 0 {
-		slot.first, slot.counts = now, 0
+		slot.first, slot.counts = now, counts{}
 	}
 	slot.points += weight
 	slot.counts = slot.counts.add(s)
@@ -95,6 +94,21 @@ func (t *scores) find(set uint64, k key, leak float32, now uint32) (slot *score,
 // left is what remains of the points at now.
 func (s *score) left(leak float32, now uint32) float32 {
 	return max(0, s.points-leak*float32(since(now, s.last)))
+}
+
+// of returns what k's score is at now.
+func (t *scores) of(k key, leak float32, now uint32) score {
+	set := k.hash(t.seed) & t.mask
+	lock := &t.locks[set%stripes]
+	lock.Lock()
+	defer lock.Unlock()
+	for i := range ways {
+		if s := t.slots[set*ways+uint64(i)]; s.key == k {
+			s.points = s.left(leak, now)
+			return s
+		}
+	}
+	return score{key: k}
 }
 
 // drop forgets k's points.

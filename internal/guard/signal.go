@@ -43,8 +43,21 @@ const (
 	// Forged is a request with credentials that nobody honest has: a key that
 	// was guessed, a signature that is wrong. What has expired is none.
 	Forged
+	// Decoy is a request for a path the owner listed as a trap.
+	Decoy
+	// MissingPath is one more path a backend does not have, asked for by an
+	// address that misses more than it finds, see Guard.Answered.
+	MissingPath
+	// AuthFailure is a request a backend answered 401 or 403, one of many.
+	AuthFailure
+	// Flood is a connection over its budget of resets, control frames or
+	// header frames (CVE-2023-44487, CVE-2024-27316).
+	Flood
+	// SlowPeer is a connection that began a request or an answer and kept it
+	// from going on.
+	SlowPeer
 
-	numSignals = int(Forged) + 1
+	numSignals = int(SlowPeer) + 1
 )
 
 var signalNames = [numSignals]string{
@@ -63,6 +76,11 @@ var signalNames = [numSignals]string{
 	Timeout:           "timeout",
 	RateLimited:       "rate_limited",
 	Forged:            "forged_credentials",
+	Decoy:             "decoy",
+	MissingPath:       "missing_path",
+	AuthFailure:       "auth_failure",
+	Flood:             "flood",
+	SlowPeer:          "slow_peer",
 }
 
 // String returns the signal's metric label, in snake_case.
@@ -73,8 +91,8 @@ func (s Signal) String() string {
 	return "unknown"
 }
 
-// signalNamed is the inverse of String.
-func signalNamed(name string) (Signal, bool) {
+// SignalNamed is the inverse of String.
+func SignalNamed(name string) (Signal, bool) {
 	for i, n := range signalNames {
 		if n == name {
 			return Signal(i), true
@@ -93,6 +111,12 @@ const (
 	defaultConnections = 4096
 	defaultPerAddress  = 64
 	defaultSlots       = 65536
+	defaultNetworks    = 4096
+	defaultNetworkBans = 5
+	defaultTrust       = time.Hour
+	defaultRequests    = 256
+	defaultAccepts     = 30  // connections a second
+	defaultAcceptBurst = 150 // of them
 	defaultMaxBans     = 32768
 )
 
@@ -115,31 +139,37 @@ func DefaultWeights() map[Signal]float64 {
 		HandshakeFailed:   0.5,
 		Timeout:           0.5,
 		RateLimited:       0.05,
+		Decoy:             10,
+		MissingPath:       0.8,
+		AuthFailure:       0.6,
+		Flood:             10,
+		SlowPeer:          2,
 	}
 }
 
-// counts holds how often each signal was seen, in 4 bits each: a ban comes
-// long before 15 of most, and the rest is told as "15 or more".
-type counts uint64
+// counts holds how often each signal was seen, 255 times at most.
+type counts [numSignals]uint8
 
-const maxCount = 15
+const maxCount = 255
 
 // add counts s once more, up to maxCount.
 func (c counts) add(s Signal) counts {
-	if c.of(s) == maxCount {
-		return c
+	if c[s] < maxCount {
+		c[s]++
 	}
-	return c + 1<<(4*s)
+	return c
 }
 
 // of returns how often s was counted.
-func (c counts) of(s Signal) int { return int(c>>(4*s)) & maxCount }
+func (c *counts) of(s Signal) int { return int(c[s]) }
+
+// none reports whether nothing was counted.
+func (c *counts) none() bool { return *c == counts{} }
 
 // merge adds the counts of d.
 func (c counts) merge(d counts) counts {
-	for s := range Signal(numSignals) {
-		n := min(c.of(s)+d.of(s), maxCount)
-		c = c&^(maxCount<<(4*s)) | counts(n)<<(4*s)
+	for s := range d {
+		c[s] = uint8(min(int(c[s])+int(d[s]), maxCount))
 	}
 	return c
 }

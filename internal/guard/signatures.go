@@ -81,6 +81,22 @@ var families = []patternGroup{
 	{FamilyLiveness, []string{"/hello.world$", "^/t4$", "^/aaa9$", "^/aab8$", "^/aab9$", "^/ab2g$", "^/ab2h$"}},
 }
 
+// maxFamilies is at least the number of families.
+const maxFamilies = 20
+
+// familyIndex is the place of f among the families, -1 if it is not one.
+func familyIndex(f Family) int {
+	if f == "" {
+		return -1
+	}
+	for i := range families {
+		if families[i].name == f {
+			return i
+		}
+	}
+	return -1
+}
+
 // signatures finds families in a path.
 var signatures = newMatcher(families)
 
