@@ -17,6 +17,7 @@ import (
 	"postern/internal/caller"
 	"postern/internal/config"
 	"postern/internal/guard"
+	"postern/internal/notify"
 	"postern/internal/proxy"
 	"postern/internal/service"
 	"postern/internal/tlsmgr"
@@ -60,6 +61,7 @@ type App struct {
 	proxy   *proxy.Server
 	group   *service.Group
 	metrics *appMetrics
+	outbox  *notify.Outbox
 
 	// onGuard are told of what the guard sees, on the path of requests: they
 	// must not block. Set before Run.
@@ -75,6 +77,7 @@ type App struct {
 	reloaded reloadResult
 	dns01    dns01
 	doctor   doctorRoom
+	senders  []sender // of the outbox's channels
 }
 
 type reloadResult struct {
@@ -105,6 +108,11 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	if err := ensureData(cfg.Data); err != nil {
 		return nil, err
 	}
+	a.outbox = a.newOutbox(cfg)
+	if a.senders, err = senders(cfg, nil); err != nil {
+		return nil, err
+	}
+	a.outbox.SetChannels(channels(a.senders))
 	guardCfg, err := guardConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -176,6 +184,7 @@ func (a *App) Run(ctx context.Context) error {
 	g.StopWithin(a.cfg.Grace + stopSlack)
 	g.OnStop("log", func(context.Context) error { return a.logs.Close() })
 	g.Keep("access log", a.logs.spool.run)
+	a.startNotify()
 	g.OnStop("certificates", func(context.Context) error { a.certs.Close(); return nil })
 	g.OnStop("backends", func(context.Context) error { a.closeBuilt(); return nil })
 	a.watch.Set(a.built.watched())
@@ -290,6 +299,11 @@ func (a *App) apply(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	out, err := senders(cfg, a.senders)
+	if err != nil {
+		logs.discard()
+		return err
+	}
 	next, err := build(cfg, a.built, a.buildParts(cfg))
 	if err != nil {
 		logs.discard()
@@ -309,7 +323,8 @@ func (a *App) apply(cfg *config.Config) error {
 	// Nothing below refuses any more.
 	logs.commit()
 	old := a.built
-	a.cfg, a.built = cfg, next
+	a.cfg, a.built, a.senders = cfg, next, out
+	a.outbox.SetChannels(channels(out))
 	a.commitDoors(opened)
 	next.snapshot.HTTPSPort = a.httpsPort()
 	a.guard.Reconfigure(guardCfg)

@@ -98,13 +98,3 @@ func publicAddresses() []netip.Addr {
 
 // carrierNAT is RFC 6598.
 var carrierNAT = netip.MustParsePrefix("100.64.0.0/10")
-
-// noticed tells the log about an outage. It is called by the certificates'
-// driver.
-func (a *App) noticed(n tlsmgr.Notice) {
-	if n.Ended.IsZero() {
-		a.log.Warn("certificate in trouble", "name", n.Name, "kind", n.Kind, "sentence", n.Sentence, "since", n.Since)
-		return
-	}
-	a.log.Info("certificate is well again", "name", n.Name, "kind", n.Kind, "sentence", n.Sentence, "since", n.Since, "ended", n.Ended)
-}

@@ -29,7 +29,7 @@ var rooms = map[string]room{
 	"internal/dnscheck": {may: []string{"internal/durable"}},
 	"internal/ddns":     {may: []string{"internal/dnsapi", "internal/dnscheck", "internal/durable"}},
 	"internal/dnsapi":   {},
-	"internal/notify":   {},
+	"internal/notify":   {may: []string{"internal/durable"}},
 	"internal/tunnel":   {},
 	"internal/admin":    {},
 	"internal/doctor":   {},

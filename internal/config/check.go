@@ -36,6 +36,7 @@ func check(cfg *Config, r *report, env environment) {
 	c.callers()
 	c.sites()
 	c.tls()
+	c.notify()
 }
 
 // at calls f when everything at path was decoded.

@@ -68,6 +68,10 @@ type Config struct {
 	// use everything.
 	Callers Callers `yaml:"callers"`
 
+	// Whom to tell what happens: one channel, or a list of them. `proxy notify
+	// test` sends each a message. Default: nobody.
+	Notify Channels `yaml:"notify"`
+
 	// What is served, by host name. A host that is named nowhere here is
 	// refused. Required.
 	Sites []Site `yaml:"sites"`

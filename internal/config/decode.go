@@ -318,13 +318,10 @@ func (d *decoder) list(n ast.Node, v reflect.Value, path string) {
 func (d *decoder) shortList(n ast.Node, v reflect.Value, path string) bool {
 	switch v.Interface().(type) {
 	case ACMEs:
-		if _, group := n.(ast.MapNode); !group {
-			d.fail(path, `is neither a group of keys nor a list of them, want one such as {directory: "https://…"}`)
-			return true
-		}
-		one := newACME()
-		d.value(n, reflect.ValueOf(one).Elem(), path)
-		v.Set(reflect.ValueOf(ACMEs{*one}))
+		d.onlyGroup(n, v, path, `{directory: "https://…"}`)
+		return true
+	case Channels:
+		d.onlyGroup(n, v, path, `{discord: "https://discord.com/api/webhooks/…"}`)
 		return true
 	case IPs:
 		b, ok := n.(*ast.BoolNode)
@@ -339,6 +336,17 @@ func (d *decoder) shortList(n ast.Node, v reflect.Value, path string) bool {
 		return true
 	}
 	return false
+}
+
+// onlyGroup decodes a group of keys that stands for a list of one.
+func (d *decoder) onlyGroup(n ast.Node, v reflect.Value, path, such string) {
+	if _, group := n.(ast.MapNode); !group {
+		d.fail(path, `is neither a group of keys nor a list of them, want one such as %s`, such)
+		return
+	}
+	one := newValue(v.Type().Elem())
+	d.value(n, one.Elem(), path)
+	v.Set(reflect.Append(reflect.MakeSlice(v.Type(), 0, 1), one.Elem()))
 }
 
 // structure decodes a group of keys.
