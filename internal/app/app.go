@@ -16,6 +16,7 @@ import (
 
 	"postern/internal/caller"
 	"postern/internal/config"
+	"postern/internal/gateway"
 	"postern/internal/guard"
 	"postern/internal/notify"
 	"postern/internal/proxy"
@@ -39,6 +40,10 @@ type Options struct {
 	// Load reads the configuration again, for Reload. Nil: there is no file
 	// to read, and Reload says so.
 	Load func() (*config.Config, error)
+
+	// Router says where the home router is. The zero value is right but in
+	// tests.
+	Router gateway.Router
 
 	// Notify tells the service manager a state (sd_notify(3)). Nil: nobody
 	// listens. It must not block.
@@ -66,6 +71,7 @@ type App struct {
 	// onGuard are told of what the guard sees, on the path of requests: they
 	// must not block. Set before Run.
 	onGuard []func(guard.Event)
+	gateway *gateway.Client
 
 	mu       sync.Mutex // one New, Reload or stop at a time
 	cfg      *config.Config
@@ -135,6 +141,9 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	if err := a.openDoors(cfg); err != nil {
 		return nil, err
 	}
+	if err := a.newGateway(cfg); err != nil {
+		return nil, err
+	}
 	if a.built, err = build(cfg, nil, a.buildParts(cfg)); err != nil {
 		return nil, err
 	}
@@ -192,6 +201,8 @@ func (a *App) Run(ctx context.Context) error {
 	g.Keep("bans", a.guard.Run)
 	g.Keep("callers", a.callers.Run)
 	g.Keep("certificates", a.certs.Run)
+	a.setGateway()
+	g.Keep("router", a.gateway.Run)
 	g.Keep("doctor", a.runDoctor)
 	a.startAdmin()
 	a.startKernelDrop()
@@ -327,6 +338,7 @@ func (a *App) apply(cfg *config.Config) error {
 	a.outbox.SetChannels(channels(out))
 	a.commitDoors(opened)
 	next.snapshot.HTTPSPort = a.httpsPort()
+	a.setGateway()
 	a.guard.Reconfigure(guardCfg)
 	a.guard.SetOwn(ownAddresses())
 	a.startKernelDrop()

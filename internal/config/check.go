@@ -26,6 +26,7 @@ func check(cfg *Config, r *report, env environment) {
 	c := &checker{report: r, cfg: cfg, env: env, hosts: map[string]string{}}
 	c.data()
 	c.listen()
+	c.portMapping()
 	c.admin()
 	c.log()
 	c.networks("trusted_proxies", cfg.TrustedProxies)

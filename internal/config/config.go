@@ -34,6 +34,13 @@ type Config struct {
 	// too; where it does not, clients stay with HTTP/2. Default false.
 	HTTP3 bool `yaml:"http3"`
 
+	// auto or off. auto has the home router forward ports 443 and 80 (and
+	// 443/udp with http3) to the listeners, and open its IPv6 firewall for
+	// them: by PCP, NAT-PMP or UPnP, whichever it speaks. What it grants is
+	// renewed, and given back when postern stops. With off forward them in the
+	// router's settings. Default off.
+	PortMapping string `yaml:"port_mapping"`
+
 	// What is written to the log and where.
 	Log Log `yaml:"log"`
 

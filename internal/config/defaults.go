@@ -33,10 +33,11 @@ const (
 // "", because it depends on who runs postern; Load fills it in.
 func Default() *Config {
 	return &Config{
-		Listen: Listen{HTTP: Addrs{":80"}, HTTPS: Addrs{":443"}},
-		Log:    Log{Level: "info", Format: "json", Access: true},
-		Admin:  Admin{Listen: "127.0.0.1:9180"},
-		Grace:  10 * time.Second,
+		Listen:      Listen{HTTP: Addrs{":80"}, HTTPS: Addrs{":443"}},
+		PortMapping: portMappingOff,
+		Log:         Log{Level: "info", Format: "json", Access: true},
+		Admin:       Admin{Listen: "127.0.0.1:9180"},
+		Grace:       10 * time.Second,
 		DNS: DNS{
 			AuthoritativePort: 53,
 			DoH:               []string{"https://1.1.1.1/dns-query", "https://9.9.9.9/dns-query"},

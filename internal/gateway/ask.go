@@ -32,7 +32,9 @@ func (c *Client) ask(ctx context.Context, now time.Time) (Answer, error) {
 	}
 	var errs []error
 	noWAN := false
-	for _, p := range order {
+	for len(order) > 0 {
+		p := order[0]
+		order = order[1:]
 		a, err := c.askBy(ctx, p, h, now)
 		if ctx.Err() != nil {
 			return Answer{}, fmt.Errorf("router %s: %w", h.router, ctx.Err())
@@ -45,6 +47,9 @@ func (c *Client) ask(ctx context.Context, now time.Time) (Answer, error) {
 				a.Router = c.talk.device.name
 			}
 			return a, nil
+		}
+		if p == NATPMP && errors.Is(err, errVersion) && len(order) == 2 {
+			order = []Protocol{PCP, UPnP} // it said that it speaks that one
 		}
 		noWAN = noWAN || errors.Is(err, ErrNoWAN)
 		errs = append(errs, fmt.Errorf("%s: %w", p, err))

@@ -127,7 +127,7 @@ func (r *Router) act(w http.ResponseWriter, q *http.Request) {
 	fmt.Fprintf(w, `</u:%sResponse></s:Body></s:Envelope>`, action.Local)
 }
 
-func number(s string) uint16 {
+func portNumber(s string) uint16 {
 	n, _ := strconv.ParseUint(s, 10, 16)
 	return uint16(n)
 }
@@ -139,7 +139,7 @@ func seconds(s string) time.Duration {
 
 // wanLocked is WANIPConnection.
 func (r *Router) wanLocked(action string, args map[string]string, from netip.Addr) (out map[string]string, code int) {
-	proto, external := strings.ToLower(args["NewProtocol"]), number(args["NewExternalPort"])
+	proto, external := strings.ToLower(args["NewProtocol"]), portNumber(args["NewExternalPort"])
 	at := r.findLocked(proto, external, r.Addr)
 	switch action {
 	case "GetExternalIPAddress":
@@ -177,7 +177,7 @@ func (r *Router) wanLocked(action string, args map[string]string, from netip.Add
 		if r.mode.Pretend {
 			return nil, 0
 		}
-		r.putLocked(at, RouterMapping{Proto: proto, External: external, Client: client, Internal: number(args["NewInternalPort"]), Description: args["NewPortMappingDescription"]}, lease)
+		r.putLocked(at, RouterMapping{Proto: proto, External: external, Client: client, Internal: portNumber(args["NewInternalPort"]), Description: args["NewPortMappingDescription"]}, lease)
 		return nil, 0
 	case "DeletePortMapping":
 		if at < 0 {
@@ -191,7 +191,7 @@ func (r *Router) wanLocked(action string, args map[string]string, from netip.Add
 
 // firewallLocked is WANIPv6FirewallControl.
 func (r *Router) firewallLocked(action string, args map[string]string) (out map[string]string, code int) {
-	id := number(args["UniqueID"])
+	id := portNumber(args["UniqueID"])
 	at := -1
 	r.expireLocked()
 	for i, m := range r.table {
@@ -211,8 +211,8 @@ func (r *Router) firewallLocked(action string, args map[string]string) (out map[
 			return nil, 606
 		}
 		r.nextID++
-		port := number(args["InternalPort"])
-		r.putLocked(-1, RouterMapping{Proto: protoName(byte(number(args["Protocol"]))), External: port, Client: client, Internal: port, Description: "pinhole", Pinhole: r.nextID}, seconds(args["LeaseTime"]))
+		port := portNumber(args["InternalPort"])
+		r.putLocked(-1, RouterMapping{Proto: protoName(byte(portNumber(args["Protocol"]))), External: port, Client: client, Internal: port, Description: "pinhole", Pinhole: r.nextID}, seconds(args["LeaseTime"]))
 		return map[string]string{"UniqueID": strconv.Itoa(int(r.nextID))}, 0
 	case "UpdatePinhole":
 		if at < 0 {
