@@ -110,6 +110,9 @@ func (b *built) site(cfg *config.Config, s *config.Site, before *built, p parts)
 				return out, table, err
 			}
 			rt.Upstream, rt.HashBy = pool, hashBy(&r)
+			if rt.Mirror, err = b.mirror(s, &r, before, p); err != nil {
+				return out, table, err
+			}
 			rt.Request, rt.Response = change(r.Headers.Request), change(r.Headers.Response)
 		}
 		out.Routes = append(out.Routes, rt)
@@ -156,19 +159,35 @@ func maxBody(cfg *config.Config, s *config.Site, r *config.Route) int64 {
 // pool returns the backends of one route, the running one if nothing about
 // it changed.
 func (b *built) pool(s *config.Site, r *config.Route, before *built, p parts) (*upstream.Pool, error) {
-	path := r.Path
-	cfg := poolConfig(s, r)
+	return b.share(s.Hosts[0]+" "+r.Path, poolConfig(s, r), r.Upstream, before, p)
+}
+
+// mirror returns where copies of a route's requests go; nil: nowhere.
+func (b *built) mirror(s *config.Site, r *config.Route, before *built, p parts) (*proxy.Mirror, error) {
+	if r.Mirror == nil {
+		return nil, nil
+	}
+	t := poolConfig(s, r)
+	pool, err := b.share(s.Hosts[0]+" "+r.Path+" mirror", upstream.Config{Connect: t.Connect, Response: t.Response, Idle: t.Idle}, r.Mirror.To, before, p)
+	if err != nil {
+		return nil, err
+	}
+	return &proxy.Mirror{Pool: pool, Percent: int(r.Mirror.Percent), All: r.Mirror.Methods == "all"}, nil
+}
+
+// share returns a pool of the backends, the running one of the key if nothing
+// about it changed.
+func (b *built) share(key string, cfg upstream.Config, backends config.Upstreams, before *built, p parts) (*upstream.Pool, error) {
 	cfg.Log, cfg.Metrics = p.log, p.metrics
-	addrs, weights := r.Upstream.Targets()
+	addrs, weights := backends.Targets()
 	cfg.Weights = weights
 	for _, text := range addrs {
 		target, err := upstream.ParseTarget(text)
 		if err != nil {
-			return nil, fmt.Errorf("site %s: route %s: %w", s.Hosts[0], path, err)
+			return nil, fmt.Errorf("%s: %w", key, err)
 		}
 		cfg.Targets = append(cfg.Targets, target)
 	}
-	key := s.Hosts[0] + " " + path
 	for b.pools[key] != nil { // the same path again, for other methods
 		key += " again"
 	}
@@ -180,7 +199,7 @@ func (b *built) pool(s *config.Site, r *config.Route, before *built, p parts) (*
 	}
 	pool, err := upstream.New(cfg)
 	if err != nil {
-		return nil, fmt.Errorf("site %s: route %s: %w", s.Hosts[0], path, err)
+		return nil, fmt.Errorf("%s: %w", key, err)
 	}
 	b.pools[key] = &sharedPool{cfg: cfg, pool: pool}
 	return pool, nil

@@ -15,14 +15,10 @@ import (
 	"postern/internal/upstream"
 )
 
-// TestPoolConfig follows each key of a route to what the pool and the proxy
-// make of it.
+// TestPoolConfig follows each key of a route, and of a site's own upstream, to
+// what the pool and the proxy make of it.
 func TestPoolConfig(t *testing.T) {
-	src := `tls: {issuer: local}
-sites:
-  - hosts: [a.test]
-    routes:
-      - upstream: [127.0.0.1:3000 weight=3, 127.0.0.1:3001]
+	const keys = `upstream: [127.0.0.1:3000 weight=3, 127.0.0.1:3001]
         balance: hash
         hash_by: cookie:sid
         health: {path: /h, host: a.internal, interval: 3s, timeout: 1s, healthy: 4, unhealthy: 5, status: 204}
@@ -30,8 +26,19 @@ sites:
         breaker: {errors: 25%, min: 7, window: 8s, open: 9s}
         retry: {tries: 3, budget: 10%, on: [closed, malformed, 503], methods: all}
         hold: 5s
+        mirror: {to: "127.0.0.1:3002", percent: 10%, methods: all}
+        timeout: {response: 30s, try: 4s}
         headers: {request: {set: {X-B: b, X-A: a}}, response: {remove: [Server]}}
 `
+	t.Run("route", func(t *testing.T) {
+		testPoolConfig(t, "tls: {issuer: local}\nsites:\n  - hosts: [a.test]\n    routes:\n      - "+keys)
+	})
+	t.Run("site", func(t *testing.T) {
+		testPoolConfig(t, "tls: {issuer: local}\nsites:\n  - hosts: [a.test]\n    "+strings.ReplaceAll(keys, "\n        ", "\n    "))
+	})
+}
+
+func testPoolConfig(t *testing.T, src string) {
 	cfg, err := config.Parse("postern.yaml", []byte(src), func(string) (string, bool) { return t.TempDir(), true })
 	if err != nil {
 		t.Fatal(err)
@@ -44,7 +51,7 @@ sites:
 	rt := &b.snapshot.Sites[0].Routes[0]
 	got := b.pools["a.test /*"].cfg
 	want := upstream.Config{
-		Targets: got.Targets, Connect: upstream.DefaultConnect, Response: upstream.DefaultResponse, Idle: upstream.DefaultIdle,
+		Targets: got.Targets, Connect: upstream.DefaultConnect, Response: 30 * time.Second, Try: 4 * time.Second, Idle: upstream.DefaultIdle,
 		Balance: upstream.Hash, Weights: []int{3, 1}, SlowStart: 6 * time.Second, Hold: 5 * time.Second,
 		Check:   &upstream.Check{Path: "/h", Host: "a.internal", Interval: 3 * time.Second, Timeout: time.Second, Healthy: 4, Unhealthy: 5, From: 204, To: 204},
 		Breaker: &upstream.Breaker{Errors: 0.25, Min: 7, Window: 8 * time.Second, Open: 9 * time.Second},
@@ -62,11 +69,14 @@ sites:
 	if want := (&proxy.Change{Remove: []string{"Server"}}); !reflect.DeepEqual(rt.Response, want) {
 		t.Errorf("response %+v, want %+v", rt.Response, want)
 	}
+	if m := rt.Mirror; m == nil || m.Percent != 10 || !m.All || m.Pool != b.pools["a.test /* mirror"].pool || m.Pool.Status()[0].Target != "127.0.0.1:3002" {
+		t.Errorf("mirror %+v", m)
+	}
 	again, err := build(cfg, b, parts{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again.pools["a.test /*"] != b.pools["a.test /*"] {
+	if again.pools["a.test /*"] != b.pools["a.test /*"] || again.pools["a.test /* mirror"] != b.pools["a.test /* mirror"] {
 		t.Error("a reload without a change made a new pool")
 	}
 }

@@ -10,7 +10,7 @@ import (
 )
 
 // backendKeys are the keys of a route that say how its backends are used.
-var backendKeys = []string{"balance", "hash_by", "health", "slow_start", "breaker", "retry", "hold", "headers"} // read only
+var backendKeys = []string{"balance", "hash_by", "health", "slow_start", "breaker", "retry", "hold", "headers", "mirror"} // read only
 
 // maxWeight is what one backend may have of another one's share.
 const maxWeight = 1000
@@ -41,6 +41,22 @@ func (u Upstreams) Targets() (addrs []string, weights []int) {
 		addrs, weights = append(addrs, addr), append(weights, weight)
 	}
 	return addrs, weights
+}
+
+// siteBackends checks how the route that a site's upstream is short for uses
+// its backends.
+func (c *checker) siteBackends(at string, s *Site) {
+	if len(s.Upstream) == 0 && !c.isBroken(at+".upstream") && !c.unknown[at] {
+		for _, key := range backendKeys {
+			if c.written(at + "." + key) {
+				c.errorf(at+"."+key, "goes with the site's upstream, which it does not have; move it to the routes it is for")
+			}
+		}
+		return
+	}
+	r := s.upstreamRoute()
+	c.backends(at, &r)
+	s.Balance = r.Balance // in its one spelling
 }
 
 // backends checks how a route uses its backends.
@@ -77,12 +93,32 @@ func (c *checker) backends(at string, r *Route) {
 		c.atLeastTime(at+".breaker.window", b.Window, 100*time.Millisecond)
 		c.atLeastTime(at+".breaker.open", b.Open, 100*time.Millisecond)
 	}
+	if r.Mirror != nil && !c.isBroken(at+".mirror") {
+		c.mirror(at+".mirror", r.Mirror)
+	}
 	c.fieldChanges(at+".headers.request", &r.Headers.Request, ownRequestFields)
 	c.fieldChanges(at+".headers.response", &r.Headers.Response, ownResponseFields)
-	c.tryAlone(at+".timeout.try", r.Retry != nil || c.isBroken(at+".retry"))
 	if r.Retry != nil && !c.isBroken(at+".retry") {
 		c.retries(at+".retry", r.Retry)
 	}
+}
+
+func (c *checker) mirror(path string, m *Mirror) {
+	to := path + ".to"
+	if !c.written(to) && len(m.To) > 0 {
+		to = path // written as one text
+	}
+	if len(m.To) == 0 && !c.written(to) && !c.unknown[path] {
+		c.errorf(to, "is missing, want a backend such as 127.0.0.1:3000")
+	}
+	c.upstreams(to, m.To)
+	for i, s := range m.To {
+		if strings.HasPrefix(s, "h2c://") {
+			c.errorf(c.item(to, i), "copies are sent as HTTP/1.1, which an h2c backend does not speak; write it without h2c://")
+		}
+	}
+	c.percent(path+".percent", m.Percent)
+	c.choice(path+".methods", &m.Methods, "idempotent", "all")
 }
 
 // Fields that are not the file's to change, in lower case: of any message, of

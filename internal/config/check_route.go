@@ -219,6 +219,7 @@ func (c *checker) route(at string, r *Route, pat pattern, ok bool, before []seen
 		c.at(at+".strip_prefix", func() { c.stripPrefix(at+".strip_prefix", r.StripPrefix, pat) })
 	}
 	c.backends(at, r)
+	c.tryAlone(at+".timeout.try", r.Retry != nil || c.isBroken(at+".retry"))
 	if r.Redirect != nil && !c.broken[at+".redirect"] {
 		c.redirect(at+".redirect", r.Redirect, pat, ok, before)
 	}

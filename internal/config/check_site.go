@@ -137,10 +137,11 @@ func (c *checker) site(path string, s *Site) {
 	}
 	c.hsts(path+".hsts", s.HSTS, known && !https)
 	c.timeout(path+".timeout", &s.Timeout)
-	c.tryAlone(path+".timeout.try", slices.ContainsFunc(s.Routes, func(r Route) bool { return r.Retry != nil }))
+	c.tryAlone(path+".timeout.try", s.Retry != nil || c.isBroken(path+".retry") || slices.ContainsFunc(s.Routes, func(r Route) bool { return r.Retry != nil }))
 	c.rateLimit(path+".rate_limit", s.RateLimit)
 	c.callerNames(path+".callers", s.Callers)
 	c.upstreams(path+".upstream", s.Upstream)
+	c.siteBackends(path, s)
 	c.routes(path, s)
 }
 

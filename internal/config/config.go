@@ -446,6 +446,42 @@ type Site struct {
 	// none.
 	Upstream Upstreams `yaml:"upstream"`
 
+	// How requests are spread over the backends of upstream, as on a route.
+	// Like the keys below up to headers it is for upstream alone and not for
+	// routes. Default round_robin.
+	Balance string `yaml:"balance"`
+
+	// What balance: hash goes by, as on a route. Default: address.
+	HashBy string `yaml:"hash_by"`
+
+	// Ask each backend of upstream again and again whether it is well, as on
+	// a route. Absent: only failed connections tell.
+	Health *HealthCheck `yaml:"health"`
+
+	// How long a backend that was out takes to get its whole share again, as
+	// on a route. Default 0s: it has it at once.
+	SlowStart time.Duration `yaml:"slow_start"`
+
+	// Leave a backend alone for a while that answers badly, as on a route.
+	// Absent: never.
+	Breaker *Breaker `yaml:"breaker"`
+
+	// Send requests again that may have reached a backend, as on a route.
+	// Absent: none.
+	Retry *Retries `yaml:"retry"`
+
+	// How long requests wait while no backend can be reached, as on a route.
+	// Default 0s: they are answered 503 at once.
+	Hold time.Duration `yaml:"hold"`
+
+	// Send copies of the requests to other backends as well, as on a route.
+	// Absent: none.
+	Mirror *Mirror `yaml:"mirror"`
+
+	// Changes of header fields on the way to the backends and back, as on a
+	// route.
+	Headers Headers `yaml:"headers"`
+
 	// Deadlines towards the backends, for every route that sets none of its
 	// own.
 	Timeout Timeout `yaml:"timeout"`

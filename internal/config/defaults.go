@@ -127,6 +127,8 @@ func (r *Respond) setDefaults() { r.Status, r.Type = 200, "text/plain; charset=u
 
 func (r *Route) setDefaults() { r.Balance, r.HashBy = "round_robin", "address" }
 
+func (s *Site) setDefaults() { s.Balance, s.HashBy = "round_robin", "address" }
+
 func (h *HealthCheck) setDefaults() {
 	h.Interval, h.Timeout, h.Healthy, h.Unhealthy = 10*time.Second, 2*time.Second, 2, 3
 	h.Status = StatusRange{200, 399}
@@ -147,6 +149,15 @@ func (b *Breaker) fromScalar(text string) (bool, error) { return parseBool(text)
 
 func (b *Breaker) shorthandForm() string { return "true or false" }
 
+func (m *Mirror) setDefaults() { m.Percent, m.Methods = 100, "idempotent" }
+
+func (m *Mirror) fromScalar(text string) (bool, error) {
+	m.To = Upstreams{text}
+	return true, nil
+}
+
+func (m *Mirror) shorthandForm() string { return "a backend alone" }
+
 func (r *Retries) setDefaults() {
 	r.Tries, r.Budget, r.Methods = 2, 20, "idempotent"
 	r.On = []string{"closed", "timeout", "502", "503", "504"}
@@ -161,11 +172,18 @@ func (r *Retries) shorthandForm() string { return "true or false" }
 func (s *Site) AllRoutes() []Route {
 	out := append([]Route(nil), s.Routes...)
 	if len(s.Upstream) > 0 {
-		r := Route{Path: "/*", Upstream: s.Upstream, Timeout: s.Timeout, MaxBody: s.MaxBody, Callers: s.Callers}
-		r.setDefaults()
-		out = append(out, r)
+		out = append(out, s.upstreamRoute())
 	}
 	return out
+}
+
+// upstreamRoute is the route that the site's upstream is short for.
+func (s *Site) upstreamRoute() Route {
+	return Route{
+		Path: "/*", Upstream: s.Upstream, Timeout: s.Timeout, MaxBody: s.MaxBody, Callers: s.Callers,
+		Balance: s.Balance, HashBy: s.HashBy, Health: s.Health, SlowStart: s.SlowStart, Breaker: s.Breaker,
+		Retry: s.Retry, Hold: s.Hold, Mirror: s.Mirror, Headers: s.Headers,
+	}
 }
 
 // dataFolder returns the default of data, "" when the environment gives none.
@@ -224,6 +242,9 @@ func (s *Site) inherit(c *Config, env environment, dir string) {
 	s.RateLimit.inherit()
 	s.Timeout.inherit(Timeout{new(defaultConnect), new(defaultResponse), new(time.Duration(0)), new(defaultIdle)})
 	s.Upstream.resolve(env, dir)
+	if s.Mirror != nil {
+		s.Mirror.To.resolve(env, dir)
+	}
 	for i := range s.Routes {
 		r := &s.Routes[i]
 		if r.Path == "" || r.Path == "*" {
@@ -238,6 +259,9 @@ func (s *Site) inherit(c *Config, env environment, dir string) {
 		r.RateLimit.inherit()
 		r.Timeout.inherit(s.Timeout)
 		r.Upstream.resolve(env, dir)
+		if r.Mirror != nil {
+			r.Mirror.To.resolve(env, dir)
+		}
 	}
 }
 

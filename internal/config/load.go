@@ -68,6 +68,7 @@ func Minimal(host, to string) (*Config, error) {
 func minimal(host, to string, env environment) (*Config, error) {
 	cfg := Default()
 	cfg.Sites = []Site{{Hosts: []string{host}, Upstream: Upstreams{to}}}
+	cfg.Sites[0].setDefaults()
 	r := &report{names: map[string]string{
 		"sites[0].hosts":       "--host",
 		"sites[0].hosts[0]":    "--host",

@@ -37,6 +37,8 @@ func TestFiveLines(t *testing.T) {
 	want.Sites = []Site{{
 		Hosts:    []string{"mypi.duckdns.org"},
 		HTTP:     "redirect",
+		Balance:  "round_robin",
+		HashBy:   "address",
 		Upstream: Upstreams{"127.0.0.1:3000"},
 		Timeout:  Timeout{new(3 * time.Second), new(60 * time.Second), new(time.Duration(0)), new(4 * time.Second)},
 		MaxBody:  new(Size(0)),

@@ -60,6 +60,11 @@ type Route struct {
 	// again. Default 0s: they are answered 503 at once.
 	Hold time.Duration `yaml:"hold"`
 
+	// Send copies of this route's requests to other backends as well, whose
+	// answers are dropped: to try a new version on real traffic, say. Absent:
+	// none.
+	Mirror *Mirror `yaml:"mirror"`
+
 	// Removed from the start of the path before it goes to the backend, such
 	// as "/api" for the path "/api/*". Default: nothing.
 	StripPrefix string `yaml:"strip_prefix"`
@@ -184,6 +189,25 @@ type FieldChanges struct {
 
 	// Fields that are taken out. Default: none.
 	Remove []string `yaml:"remove"`
+}
+
+// Mirror sends copies of requests. The request itself never waits for them: up
+// to 64 are under way at a time, further ones are left out. Copied are requests
+// without a body, or with one of a known length up to 64 KiB (over HTTP/3, and
+// where the route's own backends speak h2c, only the former). A plain text is
+// its to.
+type Mirror struct {
+	// Backends: one or a list, taken in turn, as for upstream; not h2c.
+	// Required.
+	To Upstreams `yaml:"to"`
+
+	// The share of the requests that is copied. Default 100%.
+	Percent Percent `yaml:"percent"`
+
+	// idempotent: only methods that mean the same when they come twice (GET,
+	// HEAD, OPTIONS, TRACE, PUT, DELETE). all: POST and PATCH as well.
+	// Default idempotent.
+	Methods string `yaml:"methods"`
 }
 
 // Timeout holds the deadlines towards a backend.

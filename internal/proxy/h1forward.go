@@ -98,6 +98,9 @@ func (h *h1) forward(x *exchange, rt *Route) {
 		return
 	}
 	h.wreq.Key = x.balanceKey(rt)
+	if rt.Mirror != nil && h.upgrading() == nil {
+		x.mirror(rt, h.wreq.Head, h.wreq.Body, h.wreq.More == nil)
+	}
 	x.trace = &h.trace
 	err := rt.Upstream.Wire(context.Background(), &h.wreq, &h.wres, &h.trace) // the watch stands for the client
 	if err != nil {

@@ -228,6 +228,9 @@ func (m *h2Message) forward(x *exchange, rt *Route) {
 	}
 	m.wreq.Head = m.appendHead(m.wreq.Head[:0], x, path)
 	m.wreq.Key = x.balanceKey(rt)
+	if rt.Mirror != nil {
+		x.mirror(rt, m.wreq.Head, m.wreq.Body, m.wreq.More == nil)
+	}
 	x.trace = &m.trace
 	if err := rt.Upstream.Wire(context.Background(), &m.wreq, &m.wres, &m.trace); err != nil { // the watch stands for the client
 		m.failed(x, err)

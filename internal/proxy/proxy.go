@@ -132,6 +132,7 @@ type Route struct {
 	HashBy      *HashBy // what Upstream balances by; nil unless by hash
 	Request     *Change // of what backends get; nil: none
 	Response    *Change // of their answers, informational ones and 101 left out; nil: none
+	Mirror      *Mirror // nil: none; only with Upstream
 	Redirect    *Redirect
 	Respond     *Respond
 	Rate        *Rate          // nil: no limit
@@ -175,6 +176,7 @@ type Server struct {
 	engine func(c *clientConn, nc net.Conn, protocol string)
 
 	h2        *h2.Server
+	copies    copies // of requests, for mirrors
 	pools     pools
 	headLimit int           // bytes of a request head
 	date      dateText      // the Date field of answers we write ourselves
@@ -313,6 +315,7 @@ func (s *Server) cutAll() int {
 		_ = c.Close()
 	}
 	s.accepting.Wait()
+	s.copies.close()
 	s.h2.Close()
 	return len(left)
 }

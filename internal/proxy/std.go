@@ -112,6 +112,7 @@ func (m *stdMessage) forward(x *exchange, rt *Route) {
 	if !ok {
 		return
 	}
+	m.mirrorStd(x, rt, out)
 	m.toUpstream(x, rt, out, hints)
 }
 
