@@ -54,6 +54,9 @@ func senders(cfg *config.Config, before []sender) ([]sender, error) {
 }
 
 func newSender(c *config.Channel) (notify.Sender, error) {
+	if c.URL.IsSet() {
+		return notify.NewShoutrrr(c.URL.Reveal())
+	}
 	return notify.NewDiscord(notify.DiscordConfig{URL: c.Discord.Reveal()})
 }
 

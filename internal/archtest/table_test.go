@@ -105,6 +105,7 @@ var goStatements = map[string]string{
 	"internal/doctor/doctor.go:look":                   "a look that does not heed its context is given up; any other is waited for",
 	"internal/gateway/announce.go:Client.hear":         "waited for in the same function",
 	"internal/h2/workers.go:workers.run":               "goroutines that wait for requests; Serve waits for their work, Server.Close for them",
+	"internal/notify/shoutrrr.go:Shoutrrr.Send":        "one at a time; the library takes no context, so a hanging delivery is left behind",
 	"internal/proxy/h1forward.go:h1.watch":             "waited for by the function it returns",
 	"internal/proxy/h3.go:quicEngine.accept":           "one for each connection; counted, and Shutdown waits for them",
 	"internal/proxy/h3.go:quicEngine.leave":            "ends when every connection has; waited for by drain and by Cut",
