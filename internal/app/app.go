@@ -119,6 +119,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 		return nil, err
 	}
 	a.outbox.SetChannels(channels(a.senders))
+	a.onGuard = append(a.onGuard, a.guardTold)
 	guardCfg, err := guardConfig(cfg)
 	if err != nil {
 		return nil, err
@@ -201,6 +202,7 @@ func (a *App) Run(ctx context.Context) error {
 	g.Keep("bans", a.guard.Run)
 	g.Keep("callers", a.callers.Run)
 	g.Keep("certificates", a.certs.Run)
+	g.Keep("look-out", a.lookOut)
 	a.setGateway()
 	g.Keep("router", a.gateway.Run)
 	g.Keep("doctor", a.runDoctor)
@@ -289,6 +291,7 @@ func (a *App) Reload() error {
 	a.metrics.reload(err)
 	if err != nil {
 		a.log.Error("reload refused, the running configuration stays", "err", err)
+		a.tell(notify.Message{Kind: notify.ReloadRefused, Args: map[string]string{"sentence": err.Error()}})
 		return err
 	}
 	a.log.Info("reloaded", "sites", len(cfg.Sites))

@@ -66,7 +66,7 @@ func TestDeadWebhook(t *testing.T) {
 	d.Set(testnet.DiscordGone)
 	data := t.TempDir()
 	p := start(t, fmt.Sprintf(notifySite, data, d.Serve()))
-	p.tell(notify.Message{Kind: notify.GuardNotice, Args: map[string]string{"sentence": "one"}})
+	p.tell(notify.Message{Kind: notify.CertTrouble, Args: map[string]string{"sentence": "one"}})
 	until(t, "the channel is given up", func() bool { return p.outbox.Status()[0].Disabled })
 	node := notifyNode(p.outbox.Status()).Resolve()
 	if node.State != admin.Fail || !strings.Contains(node.Children[0].Detail, "disabled until its configuration changes") {
@@ -82,7 +82,7 @@ func TestDeadWebhook(t *testing.T) {
 	if err := p.Reload(); err != nil {
 		t.Fatal(err)
 	}
-	p.tell(notify.Message{Kind: notify.GuardNotice, Args: map[string]string{"sentence": "two"}})
+	p.tell(notify.Message{Kind: notify.CertTrouble, Args: map[string]string{"sentence": "two"}})
 	told(t, other, "two")
 	text := p.log.String() + fmt.Sprint(p.outbox.Status(), node)
 	if strings.Contains(text, testnet.DiscordToken) || !strings.Contains(text, "channel disabled") {
@@ -96,7 +96,7 @@ func TestHangingDiscord(t *testing.T) {
 	d.Set(testnet.DiscordHangs)
 	p := start(t, fmt.Sprintf(notifySite, t.TempDir(), d.Serve()))
 	for i := range 1000 {
-		p.tell(notify.Message{Kind: notify.GuardNotice, Args: map[string]string{"sentence": fmt.Sprint("number ", i)}})
+		p.tell(notify.Message{Kind: notify.CertTrouble, Args: map[string]string{"sentence": fmt.Sprint("number ", i)}})
 	}
 	res, err := p.client(nil).Get("http://a.example.org/")
 	if err != nil {

@@ -299,12 +299,15 @@ func (c *channel) done(j *job, id string, now time.Time) {
 	switch j.do {
 	case sendUrgent:
 		var topics []Topic
+		provoked := true
 		for _, m := range j.urgent {
-			if t := c.kinds[m.Kind].topic; !slices.Contains(topics, t) {
-				topics = append(topics, t)
+			k := c.kinds[m.Kind]
+			provoked = provoked && k.provoked
+			if !slices.Contains(topics, k.topic) {
+				topics = append(topics, k.topic)
 			}
 		}
-		c.desk.sentUrgent(len(j.urgent), topics, now)
+		c.desk.sentUrgent(len(j.urgent), topics, provoked, now)
 	case postDigest:
 		c.desk.posted(id, j.rev, &c.rules, now)
 	case editDigest:
@@ -367,7 +370,7 @@ func (c *channel) failed(ctx context.Context, j *job, err error, now time.Time) 
 func (c *channel) drop(j *job, now time.Time) {
 	switch j.do {
 	case sendUrgent:
-		c.desk.sentUrgent(len(j.urgent), nil, now)
+		c.desk.sentUrgent(len(j.urgent), nil, false, now)
 	case postDigest, editDigest:
 		c.desk.Digest = nil
 	case sendSummary:

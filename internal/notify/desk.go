@@ -19,7 +19,7 @@ const (
 	// beyond goes into the digest. A backend that flaps is told four times.
 	perTopic = 4
 
-	// perHour bounds digests and summaries together.
+	// perHour bounds digests, summaries and what strangers provoke, together.
 	perHour = 4
 
 	// firstDigest is how long the first line of a digest waits for others
@@ -32,6 +32,9 @@ const (
 	editEvery = time.Minute
 	editOld   = 10 * time.Minute
 
+	// again is how long a provoked message is not told apart a second time.
+	again = 6 * time.Hour
+
 	// summaryLate is how late a summary may be; after that it waits for the
 	// next day's.
 	summaryLate = 2 * time.Hour
@@ -41,6 +44,7 @@ const (
 const (
 	maxUrgent = 32
 	maxRows   = 24
+	maxTold   = 64
 )
 
 // rules is what a channel's owner chose.
@@ -62,6 +66,7 @@ type desk struct {
 	NextSummary time.Time             `json:"next_summary,omitzero"`
 	Posts       []time.Time           `json:"posts,omitempty"`  // of digests and summaries in the last hour
 	Alerts      map[Topic][]time.Time `json:"alerts,omitempty"` // urgent messages of the last hour
+	Told        map[string]time.Time  `json:"told,omitempty"`   // provoked messages of late
 }
 
 // daysEvents is what the daily summary tells.
@@ -100,12 +105,43 @@ func (d *desk) put(m Message, k kind, now time.Time) {
 	}
 	if k.urgent {
 		d.Day.Kinds[m.Kind]++ // the others are counted or need no counting
-		if d.alertsLeft(k.topic, now) > 0 && len(d.Urgent) < maxUrgent && !d.waits(m) {
+		if d.alertsLeft(k.topic, now) > 0 && len(d.Urgent) < maxUrgent && !d.waits(m) && (!k.provoked || d.newsworthy(m, now)) {
 			d.Urgent = append(d.Urgent, m)
 			return
 		}
 	}
 	d.open(now).add(m, now)
+}
+
+// newsworthy reports whether a provoked message may be told apart, and notes
+// that it is.
+func (d *desk) newsworthy(m Message, now time.Time) bool {
+	for key, at := range d.Told {
+		if now.Sub(at) >= again {
+			delete(d.Told, key)
+		}
+	}
+	key := string(m.Kind) + " " + m.Args["limit"] + " " + m.Args["host"]
+	if _, told := d.Told[key]; told || len(d.Told) >= maxTold || d.postsLeft(now) <= 0 {
+		return false
+	}
+	if d.Told == nil {
+		d.Told = make(map[string]time.Time)
+	}
+	d.Told[key] = now
+	return true
+}
+
+// postsLeft is how many messages beside those that a person must have may
+// still be sent in this hour.
+func (d *desk) postsLeft(now time.Time) int {
+	n := perHour
+	for _, at := range d.Posts {
+		if now.Sub(at) < time.Hour {
+			n--
+		}
+	}
+	return n
 }
 
 // waits reports whether the very same message is among the urgent ones
@@ -288,8 +324,11 @@ func (d *desk) alertsLeft(t Topic, now time.Time) int {
 
 // Afterwards: what was done is noted.
 
-func (d *desk) sentUrgent(n int, topics []Topic, now time.Time) {
+func (d *desk) sentUrgent(n int, topics []Topic, provoked bool, now time.Time) {
 	d.Urgent = slices.Delete(d.Urgent, 0, n)
+	if provoked {
+		d.Posts = append(d.Posts, now)
+	}
 	if d.Alerts == nil {
 		d.Alerts = make(map[Topic][]time.Time)
 	}

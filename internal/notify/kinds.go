@@ -43,12 +43,14 @@ const (
 	AddressTrouble Kind = "address_trouble" // name, sentence
 	AddressWell    Kind = "address_well"    // name, lasted
 
-	ScannerServed Kind = "scanner_served" // address, host, path, status
-	LimitHit      Kind = "limit_hit"      // limit, sentence
-	GuardOff      Kind = "guard_off"      // sentence
-	GuardOn       Kind = "guard_on"       // sentence
-	GuardNotice   Kind = "guard_notice"   // sentence
-	Banned        Kind = "banned"         // address, reason, until
+	ScannerServed Kind = "scanner_served" // address, host, path
+	LimitHit      Kind = "limit_hit"      // limit, address: a limit on everybody together
+	ClientLimited Kind = "client_limited" // limit: one on a single client or route
+	BansFull      Kind = "bans_full"      // address
+	BansOff       Kind = "bans_off"       // address
+	BansOn        Kind = "bans_on"        // none
+	GuardOff      Kind = "guard_off"      // mode
+	GuardOn       Kind = "guard_on"       // mode
 
 	BackendDown Kind = "backend_down" // backend, site, sentence
 	BackendUp   Kind = "backend_up"   // backend, site, lasted
@@ -86,37 +88,38 @@ type kind struct {
 	// wait for the digest.
 	urgent bool
 
+	// provoked is an urgent message that strangers can cause as they like: it
+	// shares the hour's bound with the digests, and is told once in a while
+	// only.
+	provoked bool
+
 	args map[string]class
 }
 
 // kinds is the table of all kinds.
 func kinds() map[Kind]kind {
-	about := func(name string, c class, more ...any) map[string]class {
-		m := map[string]class{name: c}
-		for i := 0; i+1 < len(more); i += 2 {
-			m[more[i].(string)] = more[i+1].(class)
-		}
-		return m
-	}
+	type args = map[string]class
 	return map[Kind]kind{
-		CertTrouble:    {Cert, Alarm, true, about("name", own, "sentence", sentence)},
-		CertWell:       {Cert, Good, true, about("name", own, "lasted", figure)},
-		DNSHostDown:    {DNS, Warning, true, about("host", own, "sentence", sentence)},
-		DNSHostUp:      {DNS, Good, true, about("host", own, "lasted", figure)},
-		AddressChanged: {Address, Info, true, about("name", own, "old", figure, "new", figure)},
-		AddressTrouble: {Address, Warning, true, about("name", own, "sentence", sentence)},
-		AddressWell:    {Address, Good, true, about("name", own, "lasted", figure)},
-		ScannerServed:  {Guard, Alarm, true, about("address", figure, "host", stranger, "path", stranger, "status", figure)},
-		LimitHit:       {Guard, Warning, true, about("limit", own, "sentence", sentence)},
-		GuardOff:       {Guard, Alarm, true, about("sentence", sentence)},
-		GuardOn:        {Guard, Good, true, about("sentence", sentence)},
-		GuardNotice:    {Guard, Warning, true, about("sentence", sentence)},
-		Banned:         {Guard, Info, false, about("address", figure, "reason", own, "until", figure)},
-		BackendDown:    {Backend, Alarm, true, about("backend", own, "site", own, "sentence", sentence)},
-		BackendUp:      {Backend, Good, true, about("backend", own, "site", own, "lasted", figure)},
-		ReloadRefused:  {System, Warning, false, about("sentence", sentence)},
-		Started:        {System, Info, false, about("version", own)},
-		Notice:         {System, Info, false, about("sentence", sentence)},
-		Test:           {System, Good, true, about("channel", own)},
+		CertTrouble:    {topic: Cert, severity: Alarm, urgent: true, args: args{"name": own, "sentence": sentence}},
+		CertWell:       {topic: Cert, severity: Good, urgent: true, args: args{"name": own, "lasted": figure}},
+		DNSHostDown:    {topic: DNS, severity: Warning, urgent: true, args: args{"host": own, "sentence": sentence}},
+		DNSHostUp:      {topic: DNS, severity: Good, urgent: true, args: args{"host": own, "lasted": figure}},
+		AddressChanged: {topic: Address, severity: Info, urgent: true, args: args{"name": own, "old": figure, "new": figure}},
+		AddressTrouble: {topic: Address, severity: Warning, urgent: true, args: args{"name": own, "sentence": sentence}},
+		AddressWell:    {topic: Address, severity: Good, urgent: true, args: args{"name": own, "lasted": figure}},
+		ScannerServed:  {topic: Guard, severity: Alarm, urgent: true, provoked: true, args: args{"address": figure, "host": stranger, "path": stranger}},
+		LimitHit:       {topic: Guard, severity: Warning, urgent: true, provoked: true, args: args{"limit": own, "address": figure}},
+		ClientLimited:  {topic: Guard, severity: Info, args: args{"limit": own}},
+		BansFull:       {topic: Guard, severity: Warning, urgent: true, provoked: true, args: args{"address": figure}},
+		BansOff:        {topic: Guard, severity: Alarm, urgent: true, args: args{"address": figure}},
+		BansOn:         {topic: Guard, severity: Good, urgent: true},
+		GuardOff:       {topic: Guard, severity: Alarm, urgent: true, args: args{"mode": own}},
+		GuardOn:        {topic: Guard, severity: Good, urgent: true, args: args{"mode": own}},
+		BackendDown:    {topic: Backend, severity: Alarm, urgent: true, args: args{"backend": own, "site": own, "sentence": sentence}},
+		BackendUp:      {topic: Backend, severity: Good, urgent: true, args: args{"backend": own, "site": own, "lasted": figure}},
+		ReloadRefused:  {topic: System, severity: Warning, args: args{"sentence": sentence}},
+		Started:        {topic: System, severity: Info, args: args{"version": own}},
+		Notice:         {topic: System, severity: Info, args: args{"sentence": sentence}},
+		Test:           {topic: System, severity: Good, urgent: true, args: args{"channel": own}},
 	}
 }

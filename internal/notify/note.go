@@ -110,10 +110,10 @@ func (c *channel) totals(n *Note, t *tally, most int) {
 		field{c.label(labelNetworks).head, counts(top(t.Networks, most), figure)})
 }
 
-func counts(list []count, cl class) []phrase {
+func counts(list []Count, cl class) []phrase {
 	var out []phrase
 	for _, x := range list {
-		out = append(out, phrase{{x.name, cl}, {" " + grouped(x.n, ","), words}})
+		out = append(out, phrase{{x.Name, cl}, {" " + grouped(x.N, ","), words}})
 	}
 	return out
 }
@@ -153,7 +153,7 @@ func (c *channel) dayNote(d *daysEvents, now time.Time) *Note {
 func kindOrder() []Kind {
 	return []Kind{
 		CertTrouble, CertWell, DNSHostDown, DNSHostUp, AddressChanged, AddressTrouble, AddressWell,
-		ScannerServed, LimitHit, GuardOff, GuardOn, GuardNotice, Banned,
+		ScannerServed, LimitHit, ClientLimited, BansFull, BansOff, BansOn, GuardOff, GuardOn,
 		BackendDown, BackendUp, ReloadRefused, Started, Notice, Test,
 	}
 }

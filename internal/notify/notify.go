@@ -13,7 +13,6 @@ import (
 	"context"
 	"log/slog"
 	"maps"
-	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -33,20 +32,6 @@ type Message struct {
 }
 
 func (m Message) same(o Message) bool { return m.Kind == o.Kind && maps.Equal(m.Args, o.Args) }
-
-// Counted is something that happens too often to be told one by one: it
-// appears as a number in digests and in the daily summary.
-type Counted struct {
-	// Family is what was tried. It must come from a closed set of our own.
-	Family string
-
-	// Addr is who did it. It counts for its /24, or /48, network.
-	Addr netip.Addr
-
-	// Ban is a ban that began; otherwise it is a request or connection that
-	// was refused.
-	Ban bool
-}
 
 // inboxSize bounds the messages that wait for Run to hand them out. What is
 // beyond is counted and told as a number.
@@ -176,19 +161,16 @@ func bounded(args map[string]string) map[string]string {
 	return out
 }
 
-// Count counts c and returns at once.
-func (o *Outbox) Count(c Counted) {
+// Count takes in what happened too often to be told one by one, and returns at
+// once: it appears as numbers in digests and in the daily summary.
+func (o *Outbox) Count(c Counts) {
 	now := time.Now()
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if !o.told {
 		return
 	}
-	if c.Ban {
-		o.tally.ban(now, c.Family, networkOf(c.Addr))
-	} else {
-		o.tally.refuse(now, c.Family, networkOf(c.Addr), 1)
-	}
+	o.tally.note(now, &c)
 	o.poke()
 }
 

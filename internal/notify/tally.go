@@ -2,7 +2,6 @@ package notify
 
 import (
 	"cmp"
-	"net/netip"
 	"slices"
 	"time"
 )
@@ -30,54 +29,45 @@ type tally struct {
 
 func (t *tally) empty() bool { return t.Bans == 0 && t.Refused == 0 }
 
-// networkOf is the neighbourhood that an address counts for.
-func networkOf(a netip.Addr) string {
-	a = a.Unmap()
-	bits := 24
-	if a.Is6() {
-		bits = 48
+func (t *tally) note(now time.Time, c *Counts) {
+	t.Bans += c.Bans
+	t.Refused += c.Refused
+	for _, f := range c.Families {
+		t.family(f.Name, f.N)
 	}
-	p, err := a.WithZone("").Prefix(bits)
-	if err != nil {
-		return ""
+	for _, n := range c.Networks {
+		t.network(n.Name, n.N)
 	}
-	return p.String()
+	if c.Bans > 0 || c.Refused > 0 {
+		t.hour(now, c.Refused)
+	}
 }
 
-func (t *tally) ban(now time.Time, family, network string) {
-	t.Bans++
-	t.note(family, network, 1)
-	t.hour(now, 0)
-}
-
-func (t *tally) refuse(now time.Time, family, network string, n int) {
-	t.Refused += n
-	t.note(family, network, n)
-	t.hour(now, n)
-}
-
-func (t *tally) note(family, network string, n int) {
+func (t *tally) family(name string, n int) {
 	if t.Families == nil {
-		t.Families, t.Networks = make(map[string]int), make(map[string]int)
+		t.Families = make(map[string]int)
 	}
-	if _, known := t.Families[family]; !known && len(t.Families) >= maxFamilies {
-		family = "other"
+	if _, known := t.Families[name]; !known && len(t.Families) >= maxFamilies {
+		name = "other"
 	}
-	t.Families[family] += n
-	if network == "" {
-		return
+	t.Families[name] += n
+}
+
+func (t *tally) network(name string, n int) {
+	if t.Networks == nil {
+		t.Networks = make(map[string]int)
 	}
-	if _, known := t.Networks[network]; !known && len(t.Networks) >= maxNetworks {
+	if _, known := t.Networks[name]; !known && len(t.Networks) >= maxNetworks {
 		least, low := "", 0
-		for name, count := range t.Networks {
-			if least == "" || count < low || count == low && name < least {
-				least, low = name, count
+		for other, count := range t.Networks {
+			if least == "" || count < low || count == low && other < least {
+				least, low = other, count
 			}
 		}
 		delete(t.Networks, least)
-		t.Networks[network] = low
+		n += low
 	}
-	t.Networks[network] += n
+	t.Networks[name] += n
 }
 
 // hour counts n in the hour of now; of more than a day the last 24 are kept.
@@ -103,41 +93,41 @@ func (t *tally) hour(now time.Time, n int) {
 func (t *tally) add(u *tally) {
 	t.Bans += u.Bans
 	t.Refused += u.Refused
-	for _, f := range sortedKeys(u.Families) {
-		t.note(f, "", u.Families[f])
+	for _, f := range top(u.Families, maxFamilies+1) {
+		t.family(f.Name, f.N)
 	}
-	for _, n := range sortedKeys(u.Networks) {
-		t.note("", n, u.Networks[n])
-		delete(t.Families, "")
+	for _, n := range top(u.Networks, maxNetworks) {
+		t.network(n.Name, n.N)
 	}
 	for i, n := range u.Hours {
 		t.hour(u.Start.Add(time.Duration(i)*time.Hour), n)
 	}
 }
 
-func sortedKeys(m map[string]int) []string {
-	var keys []string
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.Sort(keys)
-	return keys
+// Counts is what happened since somebody counted last.
+type Counts struct {
+	Bans    int // that began
+	Refused int // requests and connections
+
+	// Families is what was tried, by names of a closed set of ours, Networks
+	// is from where.
+	Families, Networks []Count
 }
 
-// count is one line of a list of the busiest.
-type count struct {
-	name string
-	n    int
+// Count is a name and how often it came.
+type Count struct {
+	Name string
+	N    int
 }
 
 // top returns the n largest of m, the largest first.
-func top(m map[string]int, n int) []count {
-	var out []count
+func top(m map[string]int, n int) []Count {
+	var out []Count
 	for name, c := range m {
-		out = append(out, count{name, c})
+		out = append(out, Count{name, c})
 	}
-	slices.SortFunc(out, func(a, b count) int {
-		return cmp.Or(cmp.Compare(b.n, a.n), cmp.Compare(a.name, b.name))
+	slices.SortFunc(out, func(a, b Count) int {
+		return cmp.Or(cmp.Compare(b.N, a.N), cmp.Compare(a.Name, b.Name))
 	})
 	return out[:min(n, len(out))]
 }

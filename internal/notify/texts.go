@@ -70,28 +70,36 @@ func texts() map[string]map[Language]text {
 			Korean:  {"IP 주소 문제가 해결되었습니다", "{name}: {lasted} 만에 정상으로 돌아왔습니다"},
 		},
 		string(ScannerServed): {
-			English: {"A scanner was served", "{address} asked {host} for {path} and a backend answered {status}; look whether that should be public"},
-			Korean:  {"스캐너의 요청이 성공했습니다", "{address} 주소가 {host} 사이트의 {path} 경로를 요청했고 백엔드가 {status} 응답을 보냈습니다. 공개되어도 되는지 확인하세요"},
+			English: {"A scanner was served", "{address} asked {host} for {path}, and a backend answered with it; look whether that should be public"},
+			Korean:  {"스캐너의 요청이 성공했습니다", "{address} 주소가 {host} 사이트의 {path} 경로를 요청했고 백엔드가 응답했습니다. 공개되어도 되는지 확인하세요"},
 		},
 		string(LimitHit): {
-			English: {"Limit reached", "{limit}: {sentence}"},
-			Korean:  {"한도에 도달했습니다", "{limit}: {sentence}"},
+			English: {"Limit reached", "{limit}, the last one by {address}; what is beyond is refused"},
+			Korean:  {"한도에 도달했습니다", "{limit} (마지막 요청: {address}). 한도를 넘는 요청은 거부됩니다"},
+		},
+		string(ClientLimited): {
+			English: {"Limit on a client", "limit reached: {limit}"},
+			Korean:  {"클라이언트 한도", "한도 도달: {limit}"},
+		},
+		string(BansFull): {
+			English: {"Table of bans full", "{address} could not be banned, because all places are taken"},
+			Korean:  {"차단 목록이 가득 찼습니다", "자리가 없어 {address} 주소를 차단하지 못했습니다"},
+		},
+		string(BansOff): {
+			English: {"Bans switched off", "all clients seem to come from {address}: a router or a container network hides who they are, so nobody is banned by address"},
+			Korean:  {"차단 기능이 꺼졌습니다", "모든 클라이언트가 {address} 주소로 보입니다. 공유기나 컨테이너 네트워크가 실제 주소를 가리고 있어 주소별 차단을 하지 않습니다"},
+		},
+		string(BansOn): {
+			English: {"Bans on again", "clients can be told apart again, so bans are back"},
+			Korean:  {"차단 기능이 다시 켜졌습니다", "클라이언트를 다시 구별할 수 있어 차단을 재개합니다"},
 		},
 		string(GuardOff): {
-			English: {"Guard switched off", "{sentence}"},
-			Korean:  {"가드가 꺼졌습니다", "{sentence}"},
+			English: {"Guard switched off", "guard.mode is {mode} now: scanners are let in"},
+			Korean:  {"가드가 꺼졌습니다", "guard.mode 설정이 이제 {mode}입니다. 스캐너를 막지 않습니다"},
 		},
 		string(GuardOn): {
-			English: {"Guard on again", "{sentence}"},
-			Korean:  {"가드가 다시 켜졌습니다", "{sentence}"},
-		},
-		string(GuardNotice): {
-			English: {"Guard", "{sentence}"},
-			Korean:  {"가드", "{sentence}"},
-		},
-		string(Banned): {
-			English: {"Banned", "{address} banned until {until}: {reason}"},
-			Korean:  {"차단", "{address} 차단됨 ({until}까지): {reason}"},
+			English: {"Guard on again", "guard.mode is {mode} now"},
+			Korean:  {"가드가 다시 켜졌습니다", "guard.mode 설정이 이제 {mode}입니다"},
 		},
 		string(BackendDown): {
 			English: {"Backend down", "{backend} of {site}: {sentence}"},
