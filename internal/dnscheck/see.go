@@ -3,13 +3,14 @@ package dnscheck
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 
 	"github.com/miekg/dns"
 )
 
-// Seen is what a name's authoritative servers say about one TXT value.
+// Seen is what a name's authoritative servers say about one value of a record.
 type Seen struct {
 	With    int      // servers that have the value
 	Without []string // servers that answer without it, for people: "ns1.example.org (192.0.2.1): no TXT record"
@@ -21,48 +22,62 @@ type Seen struct {
 // It ends within the time of a check. The error says that no server of the
 // zone can be found.
 func (c *Checker) SeeTXT(ctx context.Context, name, value string) (Seen, error) {
+	return c.see(ctx, query{canonical(name), "TXT"}, func(rrs []dns.RR) string { return judgeTXT(rrs, value) })
+}
+
+// SeeAddr asks every authoritative server of name's zone whether addr is the
+// only address of its family that name has. Otherwise it is as SeeTXT.
+func (c *Checker) SeeAddr(ctx context.Context, name string, addr netip.Addr) (Seen, error) {
+	typ := "A"
+	if addr.Is6() {
+		typ = "AAAA"
+	}
+	return c.see(ctx, query{canonical(name), typ}, func(rrs []dns.RR) string { return judgeAddr(rrs, typ, addr) })
+}
+
+// see asks every server of the zone that q.name is in. judge says what is
+// wrong with the records that one has for the name, "" if nothing.
+func (c *Checker) see(ctx context.Context, q query, judge func([]dns.RR) string) (Seen, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*c.cfg.Timeout)
 	defer cancel()
-	name = canonical(name)
-	z := c.zoneOf(ctx, name, c.resolvers())
+	z := c.zoneOf(ctx, q.name, c.resolvers())
 	servers := serversToAsk(roleZone, z.own, c.cfg.AuthoritativePort)
 	if len(servers) == 0 {
-		return Seen{}, fmt.Errorf("%s: no resolver tells the name servers of its zone", name)
+		return Seen{}, fmt.Errorf("%s: no resolver tells the name servers of its zone", q.name)
 	}
 	said := make([]string, len(servers))
 	kinds := make([]int, len(servers))
 	var wg sync.WaitGroup
 	for i, s := range servers {
-		wg.Go(func() { kinds[i], said[i] = c.txtAt(ctx, s, name, value) })
+		wg.Go(func() { kinds[i], said[i] = c.seeAt(ctx, s, q, judge) })
 	}
 	wg.Wait()
 	var out Seen
 	for i, s := range servers {
 		switch kinds[i] {
-		case txtHas:
+		case seenHas:
 			out.With++
-		case txtHasNot:
+		case seenHasNot:
 			out.Without = append(out.Without, s.String()+": "+said[i])
-		case txtSilent:
+		case seenSilent:
 			out.Silent = append(out.Silent, s.String()+": "+said[i])
 		}
 	}
 	return out, nil
 }
 
-// What one server says about a TXT value.
+// What one server says.
 const (
-	txtSilent = iota
-	txtHas
-	txtHasNot
-	txtElsewhere // this machine has no way to the server
+	seenSilent = iota
+	seenHas
+	seenHasNot
+	seenElsewhere // this machine has no way to the server
 )
 
-// txtAt asks one server.
-func (c *Checker) txtAt(ctx context.Context, s server, name, value string) (kind int, said string) {
-	q := query{name, "TXT"}
+// seeAt asks one server.
+func (c *Checker) seeAt(ctx context.Context, s server, q query, judge func([]dns.RR) string) (kind int, said string) {
 	m := new(dns.Msg)
-	m.SetQuestion(dns.Fqdn(name), dns.TypeTXT)
+	m.SetQuestion(dns.Fqdn(q.name), dns.StringToType[q.typ])
 	m.RecursionDesired = false
 	m.SetEdns0(udpSize, false)
 	in, _, err := c.ask.overPort53(ctx, s.addr, m, q)
@@ -77,27 +92,59 @@ func (c *Checker) txtAt(ctx context.Context, s server, name, value string) (kind
 	}
 	switch {
 	case a.status == stNoRoute:
-		return txtElsewhere, ""
+		return seenElsewhere, ""
 	case !a.status.answered():
-		return txtSilent, a.result()
+		return seenSilent, a.result()
 	case a.referral:
-		return txtSilent, "it refers to another server"
+		return seenSilent, "it refers to another server"
 	}
-	others := 0
+	var own []dns.RR
 	for _, rr := range in.Answer {
+		if canonical(rr.Header().Name) == q.name {
+			own = append(own, rr)
+		}
+	}
+	if wrong := judge(own); wrong != "" {
+		return seenHasNot, wrong
+	}
+	return seenHas, ""
+}
+
+func judgeTXT(rrs []dns.RR, value string) string {
+	others := 0
+	for _, rr := range rrs {
 		x, ok := rr.(*dns.TXT)
-		if !ok || canonical(x.Hdr.Name) != name {
+		if !ok {
 			continue
 		}
 		if strings.Join(x.Txt, "") == value {
-			return txtHas, ""
+			return ""
 		}
 		others++
 	}
 	if others > 0 {
-		return txtHasNot, "another TXT record"
+		return "another TXT record"
 	}
-	return txtHasNot, "no TXT record"
+	return "no TXT record"
+}
+
+func judgeAddr(rrs []dns.RR, typ string, addr netip.Addr) string {
+	var have []string
+	for _, rr := range rrs {
+		switch rr := rr.(type) {
+		case *dns.A:
+			have = append(have, rr.A.String())
+		case *dns.AAAA:
+			have = append(have, rr.AAAA.String())
+		}
+	}
+	switch {
+	case len(have) == 1 && have[0] == addr.String():
+		return ""
+	case len(have) == 0:
+		return "no " + typ + " record"
+	}
+	return strings.Join(have[:min(len(have), 4)], ", ")
 }
 
 // Alias follows the CNAMEs of name and returns the name they end at, name
