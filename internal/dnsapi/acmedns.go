@@ -14,14 +14,15 @@ type acmeDNS struct {
 	subdomain string
 }
 
-func newACMEDNS(s Settings) (Provider, error) {
+func newACMEDNS(s Settings) (named, error) {
 	a, err := newAPI("acme-dns", "", s.Endpoint, s.Secret)
 	if err != nil {
 		return nil, err
 	}
-	a.sign = func(r *http.Request, _ []byte) {
+	a.sign = func(r *http.Request, _ []byte) error {
 		r.Header.Set("X-Api-User", s.Key)
 		r.Header.Set("X-Api-Key", s.Secret)
+		return nil
 	}
 	return &acmeDNS{a, s.Subdomain}, nil
 }

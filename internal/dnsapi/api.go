@@ -21,8 +21,8 @@ type api struct {
 	provider string
 	base     *url.URL
 	client   *http.Client
-	secrets  []string                           // never to be seen in an error
-	sign     func(r *http.Request, body []byte) // adds the credentials; nil: they are elsewhere
+	secrets  []string                                 // never to be seen in an error
+	sign     func(r *http.Request, body []byte) error // adds the credentials; nil: they are elsewhere
 
 	mu    sync.Mutex // one change of record sets at a time: they are read, changed and written
 	zones zoneCache
@@ -69,8 +69,16 @@ func redact(s string) string {
 }
 
 // bearer signs with a token (RFC 6750 section 2.1).
-func bearer(token string) func(*http.Request, []byte) {
-	return func(r *http.Request, _ []byte) { r.Header.Set("Authorization", "Bearer "+token) }
+func bearer(token string) func(*http.Request, []byte) error {
+	return header("Authorization", "Bearer "+token)
+}
+
+// header signs with a field that is always the same.
+func header(name, value string) func(*http.Request, []byte) error {
+	return func(r *http.Request, _ []byte) error {
+		r.Header.Set(name, value)
+		return nil
+	}
 }
 
 func (a *api) Name() string { return a.provider }
@@ -120,7 +128,9 @@ func (a *api) do(ctx context.Context, c call) (answer, error) {
 		req.Header.Set("Content-Type", c.kind)
 	}
 	if a.sign != nil {
-		a.sign(req, c.body)
+		if err := a.sign(req, c.body); err != nil {
+			return answer{}, a.fail(c.op, ErrRejected, a.cause(err))
+		}
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {

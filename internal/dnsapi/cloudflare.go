@@ -3,7 +3,6 @@ package dnsapi
 import (
 	"context"
 	"net/http"
-	"net/netip"
 	"net/url"
 )
 
@@ -12,13 +11,13 @@ import (
 // DNS:Edit of the zone.
 type cloudflare struct{ *api }
 
-func newCloudflare(s Settings) (Provider, error) {
+func newCloudflare(s Settings) (named, error) {
 	a, err := newAPI("cloudflare", "https://api.cloudflare.com", s.Endpoint, s.Token)
 	if err != nil {
 		return nil, err
 	}
 	a.sign = bearer(s.Token)
-	return &cloudflare{a}, nil
+	return &sets{a, &cloudflare{a}}, nil
 }
 
 type cloudflareRecord struct {
@@ -57,16 +56,6 @@ func (d *cloudflare) look(ctx context.Context, name string) (zone, error) {
 	return zone{}, d.rejected(op, "the token sees no zone that holds the name; it needs Zone:Read and DNS:Edit for it")
 }
 
-func (d *cloudflare) records(ctx context.Context, op string, z zone, typ, name string) ([]cloudflareRecord, error) {
-	var list cloudflareAnswer[[]cloudflareRecord]
-	err := d.json(ctx, call{op: op, method: http.MethodGet, path: d.path(z, ""),
-		query: url.Values{"type": {typ}, "name": {name}, "per_page": {"100"}}}, nil, &list)
-	if notFound(err) {
-		d.zones.forget(name)
-	}
-	return list.Result, err
-}
-
 func (d *cloudflare) path(z zone, record string) string {
 	p := "/client/v4/zones/" + url.PathEscape(z.id) + "/dns_records"
 	if record != "" {
@@ -75,105 +64,35 @@ func (d *cloudflare) path(z zone, record string) string {
 	return p
 }
 
-// AddTXT implements TXT.
-func (d *cloudflare) AddTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	op := "add TXT to " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	have, err := d.records(ctx, op, z, "TXT", name)
-	if err != nil {
-		return err
-	}
-	for _, r := range have {
-		if unquote(r.Content) == value {
-			return nil
+func (d *cloudflare) list(ctx context.Context, op string, s recordSet) ([]record, error) {
+	var out cloudflareAnswer[[]cloudflareRecord]
+	err := d.json(ctx, call{op: op, method: http.MethodGet, path: d.path(s.zone, ""),
+		query: url.Values{"type": {s.typ}, "name": {s.name}, "per_page": {"100"}}}, nil, &out)
+	var list []record
+	for _, r := range out.Result {
+		if r.Type == s.typ && r.ID != "" {
+			list = append(list, record{r.ID, unquote(r.Content), r.TTL})
 		}
 	}
-	return d.json(ctx, call{op: op, method: http.MethodPost, path: d.path(z, "")},
-		cloudflareRecord{Type: "TXT", Name: name, Content: quote(value), TTL: cloudflareTTL}, nil)
+	return list, err
 }
 
-// RemoveTXT implements TXT.
-func (d *cloudflare) RemoveTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	op := "remove TXT from " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	have, err := d.records(ctx, op, z, "TXT", name)
-	if err != nil {
-		return err
-	}
-	for _, r := range have {
-		if unquote(r.Content) != value || r.Type != "TXT" || r.ID == "" {
-			continue
-		}
-		if err := d.drop(ctx, op, z, r.ID); err != nil {
-			return err
-		}
-	}
-	return nil
+func (d *cloudflare) write(ctx context.Context, op string, s recordSet, have []record, want []string) error {
+	return edit(ctx, d, op, s, have, want)
 }
 
-func (d *cloudflare) drop(ctx context.Context, op string, z zone, id string) error {
-	err := d.json(ctx, call{op: op, method: http.MethodDelete, path: d.path(z, id)}, nil, nil)
-	if notFound(err) {
-		return nil
-	}
-	return err
+// create makes a record that is not proxied.
+func (d *cloudflare) create(ctx context.Context, op string, s recordSet, value string) error {
+	return d.json(ctx, call{op: op, method: http.MethodPost, path: d.path(s.zone, "")},
+		cloudflareRecord{Type: s.typ, Name: s.name, Content: s.quoted(value), TTL: cloudflareTTL}, nil)
 }
 
-// SetAddrs implements Addrs. A record that is there keeps its TTL and whether
-// it is proxied; a new one is not proxied.
-func (d *cloudflare) SetAddrs(ctx context.Context, name string, v4, v6 netip.Addr) error {
-	name = canonical(name)
-	op := "set addresses of " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for _, x := range []struct {
-		typ  string
-		addr netip.Addr
-	}{{"A", v4}, {"AAAA", v6}} {
-		if !x.addr.IsValid() {
-			continue
-		}
-		if err := d.setAddr(ctx, op, z, cloudflareRecord{Type: x.typ, Name: name, Content: x.addr.String()}); err != nil {
-			return err
-		}
-	}
-	return nil
+// replace leaves the record its TTL and whether it is proxied.
+func (d *cloudflare) replace(ctx context.Context, op string, s recordSet, id, value string) error {
+	return d.json(ctx, call{op: op, method: http.MethodPatch, path: d.path(s.zone, id)},
+		cloudflareRecord{Type: s.typ, Name: s.name, Content: s.quoted(value)}, nil)
 }
 
-func (d *cloudflare) setAddr(ctx context.Context, op string, z zone, want cloudflareRecord) error {
-	have, err := d.records(ctx, op, z, want.Type, want.Name)
-	if err != nil {
-		return err
-	}
-	if len(have) == 0 {
-		want.TTL = cloudflareTTL
-		return d.json(ctx, call{op: op, method: http.MethodPost, path: d.path(z, "")}, want, nil)
-	}
-	if have[0].Content != want.Content {
-		if err := d.json(ctx, call{op: op, method: http.MethodPatch, path: d.path(z, have[0].ID)}, want, nil); err != nil {
-			return err
-		}
-	}
-	for _, r := range have[1:] {
-		if err := d.drop(ctx, op, z, r.ID); err != nil {
-			return err
-		}
-	}
-	return nil
+func (d *cloudflare) remove(ctx context.Context, op string, s recordSet, id string) error {
+	return d.json(ctx, call{op: op, method: http.MethodDelete, path: d.path(s.zone, id)}, nil, nil)
 }

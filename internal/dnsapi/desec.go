@@ -3,22 +3,20 @@ package dnsapi
 import (
 	"context"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"slices"
 )
 
 // deSEC follows https://desec.readthedocs.io/en/latest/dns/domains.html and
 // …/dns/rrsets.html: record sets as JSON, changed as a whole.
 type deSEC struct{ *api }
 
-func newDeSEC(s Settings) (Provider, error) {
+func newDeSEC(s Settings) (named, error) {
 	a, err := newAPI("desec", "https://desec.io", s.Endpoint, s.Token)
 	if err != nil {
 		return nil, err
 	}
-	a.sign = func(r *http.Request, _ []byte) { r.Header.Set("Authorization", "Token "+s.Token) }
-	return &deSEC{a}, nil
+	a.sign = header("Authorization", "Token "+s.Token)
+	return &sets{a, &deSEC{a}}, nil
 }
 
 type desecDomain struct {
@@ -48,77 +46,26 @@ func (d *deSEC) look(ctx context.Context, name string) (zone, error) {
 	return zone{}, d.rejected(c.op, "no domain of this account holds the name")
 }
 
-// AddTXT implements TXT.
-func (d *deSEC) AddTXT(ctx context.Context, name, value string) error {
-	return d.edit(ctx, "add TXT to "+name, canonical(name), func(have []string) []string {
-		if slices.Contains(have, quote(value)) {
-			return have
-		}
-		return append(have, quote(value))
-	})
-}
-
-// RemoveTXT implements TXT.
-func (d *deSEC) RemoveTXT(ctx context.Context, name, value string) error {
-	return d.edit(ctx, "remove TXT from "+name, canonical(name), func(have []string) []string {
-		return slices.DeleteFunc(have, func(s string) bool { return unquote(s) == value })
-	})
-}
-
-func (d *deSEC) edit(ctx context.Context, op, name string, change func([]string) []string) error {
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *deSEC) list(ctx context.Context, op string, s recordSet) ([]record, error) {
 	var set desecSet
-	path := "/api/v1/domains/" + url.PathEscape(z.name) + "/rrsets/" + url.PathEscape(orAt(relative(name, z.name))) + "/TXT/"
-	err = d.json(ctx, call{op: op, method: http.MethodGet, path: path}, nil, &set)
-	if err != nil && !notFound(err) {
-		return err
-	}
-	next := change(slices.Clone(set.Records))
-	if slices.Equal(next, set.Records) {
-		return nil
-	}
-	return d.put(ctx, op, name, z, desecSet{Type: "TXT", Records: next})
-}
-
-// put writes record sets; one without records is deleted ("Bulk Operations").
-func (d *deSEC) put(ctx context.Context, op, name string, z zone, sets ...desecSet) error {
-	for i := range sets {
-		sets[i].Subname, sets[i].TTL = relative(name, z.name), max(z.ttl, 60)
-		if sets[i].Records == nil {
-			sets[i].Records = []string{}
-		}
-	}
-	path := "/api/v1/domains/" + url.PathEscape(z.name) + "/rrsets/"
-	err := d.json(ctx, call{op: op, method: http.MethodPatch, path: path}, sets, nil)
+	path := "/api/v1/domains/" + url.PathEscape(s.zone.name) + "/rrsets/" + url.PathEscape(orAt(s.rel())) + "/" + s.typ + "/"
+	err := d.json(ctx, call{op: op, method: http.MethodGet, path: path}, nil, &set)
 	if notFound(err) {
-		d.zones.forget(name)
+		return nil, nil
 	}
-	return err
+	var list []record
+	for _, v := range set.Records {
+		list = append(list, record{value: unquote(v), ttl: set.TTL})
+	}
+	return list, err
 }
 
-// SetAddrs implements Addrs.
-func (d *deSEC) SetAddrs(ctx context.Context, name string, v4, v6 netip.Addr) error {
-	name = canonical(name)
-	var sets []desecSet
-	if v4.IsValid() {
-		sets = append(sets, desecSet{Type: "A", Records: []string{v4.String()}})
+// write sends the set; one without records is deleted ("Bulk Operations").
+func (d *deSEC) write(ctx context.Context, op string, s recordSet, _ []record, want []string) error {
+	set := desecSet{Subname: s.rel(), Type: s.typ, TTL: max(s.zone.ttl, 60), Records: []string{}}
+	for _, v := range want {
+		set.Records = append(set.Records, s.quoted(v))
 	}
-	if v6.IsValid() {
-		sets = append(sets, desecSet{Type: "AAAA", Records: []string{v6.String()}})
-	}
-	if len(sets) == 0 {
-		return nil
-	}
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.put(ctx, "set addresses of "+name, name, z, sets...)
+	path := "/api/v1/domains/" + url.PathEscape(s.zone.name) + "/rrsets/"
+	return d.json(ctx, call{op: op, method: http.MethodPatch, path: path}, []desecSet{set}, nil)
 }

@@ -11,19 +11,19 @@ import (
 // https://docs.digitalocean.com/reference/api/digitalocean/#tag/Domain-Records.
 type digitalOcean struct{ *api }
 
-func newDigitalOcean(s Settings) (Provider, error) {
+func newDigitalOcean(s Settings) (named, error) {
 	a, err := newAPI("digitalocean", "https://api.digitalocean.com", s.Endpoint, s.Token)
 	if err != nil {
 		return nil, err
 	}
 	a.sign = bearer(s.Token)
-	return &digitalOcean{a}, nil
+	return &sets{a, &digitalOcean{a}}, nil
 }
 
 type digitalOceanRecord struct {
 	ID   int64  `json:"id,omitempty"`
 	Type string `json:"type"`
-	Name string `json:"name"`
+	Name string `json:"name,omitempty"`
 	Data string `json:"data"`
 	TTL  int    `json:"ttl,omitempty"`
 }
@@ -56,64 +56,35 @@ func (d *digitalOcean) path(z zone) string {
 	return "/v2/domains/" + url.PathEscape(z.name) + "/records"
 }
 
-// AddTXT implements TXT.
-func (d *digitalOcean) AddTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	op := "add TXT to " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	ids, err := d.values(ctx, op, name, z, value)
-	if err != nil || len(ids) > 0 {
-		return err
-	}
-	return d.json(ctx, call{op: op, method: http.MethodPost, path: d.path(z)},
-		digitalOceanRecord{Type: "TXT", Name: orAt(relative(name, z.name)), Data: value, TTL: digitalOceanTTL}, nil)
-}
-
-// RemoveTXT implements TXT.
-func (d *digitalOcean) RemoveTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	op := "remove TXT from " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	ids, err := d.values(ctx, op, name, z, value)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		err := d.json(ctx, call{op: op, method: http.MethodDelete, path: d.path(z) + "/" + strconv.FormatInt(id, 10)}, nil, nil)
-		if err != nil && !notFound(err) {
-			return err
-		}
-	}
-	return nil
-}
-
-// values are the records of name that hold value.
-func (d *digitalOcean) values(ctx context.Context, op, name string, z zone, value string) ([]int64, error) {
+func (d *digitalOcean) list(ctx context.Context, op string, s recordSet) ([]record, error) {
 	var out struct {
 		Records []digitalOceanRecord `json:"domain_records"`
 	}
-	c := call{op: op, method: http.MethodGet, path: d.path(z), query: url.Values{"type": {"TXT"}, "name": {name}, "per_page": {"200"}}}
-	if err := d.json(ctx, c, nil, &out); err != nil {
-		if notFound(err) {
-			d.zones.forget(name)
-		}
-		return nil, err
-	}
-	var ids []int64
+	c := call{op: op, method: http.MethodGet, path: d.path(s.zone), query: url.Values{"type": {s.typ}, "name": {s.name}, "per_page": {"200"}}}
+	err := d.json(ctx, c, nil, &out)
+	var list []record
 	for _, r := range out.Records {
-		if r.Type == "TXT" && unquote(r.Data) == value && canonical(r.Name) == orAt(relative(name, z.name)) {
-			ids = append(ids, r.ID)
+		if r.Type == s.typ && canonical(r.Name) == orAt(s.rel()) {
+			list = append(list, record{strconv.FormatInt(r.ID, 10), unquote(r.Data), r.TTL})
 		}
 	}
-	return ids, nil
+	return list, err
+}
+
+func (d *digitalOcean) write(ctx context.Context, op string, s recordSet, have []record, want []string) error {
+	return edit(ctx, d, op, s, have, want)
+}
+
+func (d *digitalOcean) create(ctx context.Context, op string, s recordSet, value string) error {
+	return d.json(ctx, call{op: op, method: http.MethodPost, path: d.path(s.zone)},
+		digitalOceanRecord{Type: s.typ, Name: orAt(s.rel()), Data: value, TTL: digitalOceanTTL}, nil)
+}
+
+func (d *digitalOcean) replace(ctx context.Context, op string, s recordSet, id, value string) error {
+	return d.json(ctx, call{op: op, method: http.MethodPatch, path: d.path(s.zone) + "/" + url.PathEscape(id)},
+		digitalOceanRecord{Type: s.typ, Data: value}, nil)
+}
+
+func (d *digitalOcean) remove(ctx context.Context, op string, s recordSet, id string) error {
+	return d.json(ctx, call{op: op, method: http.MethodDelete, path: d.path(s.zone) + "/" + url.PathEscape(id)}, nil, nil)
 }

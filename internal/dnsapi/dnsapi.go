@@ -35,19 +35,36 @@ type TXT interface {
 	Slot(name string) string
 }
 
-// Addrs sets addresses. Not every Provider can.
+// Addrs keeps addresses. Its methods may be called from several goroutines;
+// names are absolute, with or without the dot at the end.
 type Addrs interface {
+	// Name is as given to NewAddrs.
+	Name() string
+
 	// SetAddrs makes v4 the only A record and v6 the only AAAA record of
 	// name. The record of an address that is not valid (the zero Addr) is
 	// left as it is.
 	SetAddrs(ctx context.Context, name string, v4, v6 netip.Addr) error
+
+	// ClearV6 takes v6 away from the AAAA records of name; that it is not
+	// there is no error. v4 is the address of its A record, for hosts that
+	// can only take away both.
+	ClearV6(ctx context.Context, name string, v4, v6 netip.Addr) error
+
+	// Probe asks the host something about name that changes nothing, and
+	// tells with the usual errors whether it is there and, where it can be
+	// asked, takes our credentials.
+	Probe(ctx context.Context, name string) error
 }
 
-// Provider is the client of one DNS host.
+// Provider is the client of one DNS host, for dns-01.
 type Provider interface {
 	TXT
 	Name() string // as given to New
 }
+
+// named is what every client is; most are a Provider and Addrs.
+type named interface{ Name() string }
 
 // Settings are what a host wants to know. Which ones it needs is told by New.
 type Settings struct {
@@ -57,7 +74,7 @@ type Settings struct {
 
 	// Key says who we are, where that is apart from the secret: the access
 	// key id (route53), the API key (porkbun), the name of the TSIG key
-	// (rfc2136), the user name (acme-dns).
+	// (rfc2136), the user name (acme-dns, dyndns2).
 	Key string
 
 	// Secret belongs to Key. A secret.
@@ -76,7 +93,7 @@ type Settings struct {
 
 	// Endpoint is where the API is: a base URL, to which the client adds the
 	// path; for rfc2136 host or host:port of the primary server. Empty: the
-	// host's own. Required for rfc2136 and acme-dns.
+	// host's own. Required for rfc2136, dyndns2 and acme-dns.
 	Endpoint string
 }
 
@@ -88,46 +105,81 @@ const (
 	maxPages    = 50      // of a list
 )
 
+// What a client can do.
+const (
+	forTXT   = 1 << iota // it is a Provider
+	forAddrs             // it is an Addrs
+	forBoth  = forTXT | forAddrs
+)
+
 // maker makes a client from settings that have what needs lists.
 type maker struct {
 	name  string
+	can   int
 	needs []string // fields of Settings
-	make  func(Settings) (Provider, error)
+	make  func(Settings) (named, error)
 }
 
 func makers() []maker {
 	token := []string{"token"}
 	return []maker{
-		{"acme-dns", []string{"endpoint", "key", "secret", "subdomain"}, newACMEDNS},
-		{"cloudflare", token, newCloudflare},
-		{"desec", token, newDeSEC},
-		{"digitalocean", token, newDigitalOcean},
-		{"duckdns", token, newDuckDNS},
-		{"dynv6", token, newDynv6},
-		{"gandi", token, newGandi},
-		{"hetzner", token, newHetzner},
-		{"porkbun", []string{"key", "secret"}, newPorkbun},
-		{"rfc2136", []string{"endpoint", "key", "secret"}, newRFC2136},
-		{"route53", []string{"key", "secret"}, newRoute53},
+		{"acme-dns", forTXT, []string{"endpoint", "key", "secret", "subdomain"}, newACMEDNS},
+		{"cloudflare", forBoth, token, newCloudflare},
+		{"desec", forBoth, token, newDeSEC},
+		{"digitalocean", forBoth, token, newDigitalOcean},
+		{"duckdns", forBoth, token, newDuckDNS},
+		{"dyndns2", forAddrs, []string{"endpoint", "key", "secret"}, newDynDNS2},
+		{"dynv6", forBoth, token, newDynv6},
+		{"gandi", forBoth, token, newGandi},
+		{"hetzner", forBoth, token, newHetzner},
+		{"porkbun", forBoth, []string{"key", "secret"}, newPorkbun},
+		{"rfc2136", forBoth, []string{"endpoint", "key", "secret"}, newRFC2136},
+		{"route53", forBoth, []string{"key", "secret"}, newRoute53},
 	}
 }
 
-// Names lists the providers New knows, sorted.
-func Names() []string {
+func namesFor(what int) []string {
 	var out []string
 	for _, m := range makers() {
-		out = append(out, m.name)
+		if m.can&what != 0 {
+			out = append(out, m.name)
+		}
 	}
 	return out
 }
 
-// New makes the client of a host. It touches no network. Errors name the
-// setting and what it should be, and hold no secret.
+// Names lists the providers New knows, sorted: those that set TXT records.
+func Names() []string { return namesFor(forTXT) }
+
+// AddrNames lists the providers NewAddrs knows, sorted: those that keep
+// addresses.
+func AddrNames() []string { return namesFor(forAddrs) }
+
+// New makes the client of a host, for TXT records. It touches no network.
+// Errors name the setting and what it should be, and hold no secret.
 func New(name string, s Settings) (Provider, error) {
+	c, err := newClient(name, s, forTXT)
+	if err != nil {
+		return nil, err
+	}
+	return c.(Provider), nil
+}
+
+// NewAddrs makes the client of a host, for addresses. It touches no network.
+// Errors are as those of New.
+func NewAddrs(name string, s Settings) (Addrs, error) {
+	c, err := newClient(name, s, forAddrs)
+	if err != nil {
+		return nil, err
+	}
+	return c.(Addrs), nil
+}
+
+func newClient(name string, s Settings, what int) (named, error) {
 	all := makers()
-	i := slices.IndexFunc(all, func(m maker) bool { return m.name == name })
+	i := slices.IndexFunc(all, func(m maker) bool { return m.name == name && m.can&what != 0 })
 	if i < 0 {
-		return nil, fmt.Errorf("dns provider %q is unknown, want one of %s", name, strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("dns provider %q is unknown, want one of %s", name, strings.Join(namesFor(what), ", "))
 	}
 	m := all[i]
 	have := map[string]string{

@@ -16,7 +16,7 @@ type duckDNS struct {
 	token string
 }
 
-func newDuckDNS(s Settings) (Provider, error) {
+func newDuckDNS(s Settings) (named, error) {
 	a, err := newAPI("duckdns", "https://www.duckdns.org", s.Endpoint, s.Token)
 	if err != nil {
 		return nil, err
@@ -64,6 +64,44 @@ func (d *duckDNS) SetAddrs(ctx context.Context, name string, v4, v6 netip.Addr) 
 	return d.update(ctx, "set addresses of "+name, name, q)
 }
 
+// ClearV6 implements Addrs. The host clears both addresses or none, so that
+// the IPv4 address is gone for a moment; if it cannot be set again, the error
+// says so, and setting it is what the caller tries next.
+func (d *duckDNS) ClearV6(ctx context.Context, name string, v4, _ netip.Addr) error {
+	if err := d.update(ctx, "clear the addresses of "+name, name, url.Values{"clear": {"true"}}); err != nil {
+		return err
+	}
+	return d.SetAddrs(ctx, name, v4, netip.Addr{})
+}
+
+// Probe implements Addrs. There is no call that only reads; one without a
+// token is answered KO, which a host that is down does not.
+func (d *duckDNS) Probe(ctx context.Context, name string) error {
+	op := "look whether the API is there"
+	got, err := d.do(ctx, call{op: op, method: http.MethodGet, path: "/update", query: url.Values{"domains": {d.subdomain(name)}}, plain: true})
+	if err != nil {
+		return err
+	}
+	if w := duckWord(got); w == "OK" || w == "KO" {
+		return nil
+	}
+	return d.notDuck(op, got)
+}
+
+// duckWord is the first line of an answer.
+func duckWord(got answer) string {
+	word, _, _ := strings.Cut(strings.TrimSpace(string(got.body[:min(len(got.body), 64)])), "\n")
+	return strings.TrimSpace(word)
+}
+
+// notDuck is the error of an answer that is not one of DuckDNS.
+func (d *duckDNS) notDuck(op string, got answer) error {
+	if err := d.judge(op, got); err != nil {
+		return err
+	}
+	return &Error{Provider: d.provider, Op: op, Kind: ErrUnreachable, Status: got.status, Means: "the answer is neither OK nor KO"}
+}
+
 func (d *duckDNS) update(ctx context.Context, op, name string, q url.Values) error {
 	sub := d.subdomain(name)
 	if sub == "" {
@@ -77,16 +115,12 @@ func (d *duckDNS) update(ctx context.Context, op, name string, q url.Values) err
 	if err != nil {
 		return err
 	}
-	word, _, _ := strings.Cut(strings.TrimSpace(string(got.body[:min(len(got.body), 64)])), "\n")
-	switch word = strings.TrimSpace(word); {
+	switch word := duckWord(got); {
 	case got.status == http.StatusOK && word == "OK":
 		return nil
 	case word == "KO":
 		return &Error{Provider: d.provider, Op: op, Kind: ErrRejected, Status: got.status,
 			Means: "KO: the token is wrong, or " + sub + " belongs to another account"}
 	}
-	if err := d.judge(op, got); err != nil {
-		return err
-	}
-	return &Error{Provider: d.provider, Op: op, Kind: ErrUnreachable, Status: got.status, Means: "the answer is neither OK nor KO"}
+	return d.notDuck(op, got)
 }

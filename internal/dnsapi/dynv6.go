@@ -10,18 +10,15 @@ import (
 
 // dynv6 follows https://dynv6.github.io/api-spec/ for records, and the update
 // API of https://dynv6.com/docs/apis for addresses.
-type dynv6 struct {
-	*api
-	token string
-}
+type dynv6 struct{ *api }
 
-func newDynv6(s Settings) (Provider, error) {
+func newDynv6(s Settings) (named, error) {
 	a, err := newAPI("dynv6", "https://dynv6.com", s.Endpoint, s.Token)
 	if err != nil {
 		return nil, err
 	}
 	a.sign = bearer(s.Token)
-	return &dynv6{a, s.Token}, nil
+	return &dynv6Zone{&sets{a, &dynv6{a}}, s.Token}, nil
 }
 
 type dynv6Record struct {
@@ -56,85 +53,93 @@ func (d *dynv6) look(ctx context.Context, name string) (zone, error) {
 
 func (d *dynv6) path(z zone) string { return "/api/v2/zones/" + url.PathEscape(z.id) + "/records" }
 
-// AddTXT implements TXT.
-func (d *dynv6) AddTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	op := "add TXT to " + name
-	have, err := d.values(ctx, op, name, z, value)
-	if err != nil || len(have) > 0 {
-		return err
-	}
-	return d.json(ctx, call{op: op, method: http.MethodPost, path: d.path(z)},
-		dynv6Record{Type: "TXT", Name: relative(name, z.name), Data: value}, nil)
-}
-
-// RemoveTXT implements TXT.
-func (d *dynv6) RemoveTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	op := "remove TXT from " + name
-	have, err := d.values(ctx, op, name, z, value)
-	if err != nil {
-		return err
-	}
-	for _, id := range have {
-		err := d.json(ctx, call{op: op, method: http.MethodDelete, path: d.path(z) + "/" + strconv.FormatInt(id, 10)}, nil, nil)
-		if err != nil && !notFound(err) {
-			return err
-		}
-	}
-	return nil
-}
-
-// values are the records of name that hold value.
-func (d *dynv6) values(ctx context.Context, op, name string, z zone, value string) ([]int64, error) {
-	var list []dynv6Record
-	if err := d.json(ctx, call{op: op, method: http.MethodGet, path: d.path(z)}, nil, &list); err != nil {
-		if notFound(err) {
-			d.zones.forget(name)
-		}
-		return nil, err
-	}
-	var out []int64
-	for _, r := range list {
+func (d *dynv6) list(ctx context.Context, op string, s recordSet) ([]record, error) {
+	var out []dynv6Record
+	err := d.json(ctx, call{op: op, method: http.MethodGet, path: d.path(s.zone)}, nil, &out)
+	var list []record
+	for _, r := range out {
 		full := canonical(r.Name)
-		if r.Type == "TXT" && (full == relative(name, z.name) || full == name) && unquote(r.Data) == value {
-			out = append(out, r.ID)
+		if r.Type == s.typ && (full == s.rel() || full == s.name) {
+			list = append(list, record{id: strconv.FormatInt(r.ID, 10), value: unquote(r.Data)})
 		}
 	}
-	return out, nil
+	return list, err
 }
 
-// SetAddrs implements Addrs, for a zone as a whole.
-func (d *dynv6) SetAddrs(ctx context.Context, name string, v4, v6 netip.Addr) error {
-	name = canonical(name)
-	q := url.Values{"zone": {name}, "token": {d.token}}
+func (d *dynv6) write(ctx context.Context, op string, s recordSet, have []record, want []string) error {
+	return edit(ctx, d, op, s, have, want)
+}
+
+func (d *dynv6) create(ctx context.Context, op string, s recordSet, value string) error {
+	return d.json(ctx, call{op: op, method: http.MethodPost, path: d.path(s.zone)}, dynv6Record{Type: s.typ, Name: s.rel(), Data: value}, nil)
+}
+
+func (d *dynv6) replace(ctx context.Context, op string, s recordSet, id, value string) error {
+	return d.json(ctx, call{op: op, method: http.MethodPatch, path: d.path(s.zone) + "/" + url.PathEscape(id)},
+		dynv6Record{Type: s.typ, Name: s.rel(), Data: value}, nil)
+}
+
+func (d *dynv6) remove(ctx context.Context, op string, s recordSet, id string) error {
+	return d.json(ctx, call{op: op, method: http.MethodDelete, path: d.path(s.zone) + "/" + url.PathEscape(id)}, nil, nil)
+}
+
+// dynv6Zone is the client: a zone's own addresses are no records of it but go
+// through the update API.
+type dynv6Zone struct {
+	*sets
+	token string
+}
+
+// SetAddrs implements Addrs.
+func (d *dynv6Zone) SetAddrs(ctx context.Context, name string, v4, v6 netip.Addr) error {
+	q := url.Values{}
 	if v4.IsValid() {
 		q.Set("ipv4", v4.String())
 	}
 	if v6.IsValid() {
 		q.Set("ipv6", v6.String())
 	}
-	if len(q) == 2 {
+	if len(q) == 0 {
 		return nil
 	}
-	op := "set addresses of " + name
+	own, err := d.isZone(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case !own:
+		return d.sets.SetAddrs(ctx, name, v4, v6)
+	}
+	return d.update(ctx, "set addresses of "+name, name, q)
+}
+
+// ClearV6 implements Addrs. The update API documents "-" for taking away the
+// IPv4 address and the prefix, and takes it for the IPv6 address alike.
+func (d *dynv6Zone) ClearV6(ctx context.Context, name string, v4, v6 netip.Addr) error {
+	own, err := d.isZone(ctx, name)
+	switch {
+	case err != nil:
+		return err
+	case !own:
+		return d.sets.ClearV6(ctx, name, v4, v6)
+	}
+	return d.update(ctx, "clear the IPv6 address of "+name, name, url.Values{"ipv6": {"-"}})
+}
+
+func (d *dynv6Zone) isZone(ctx context.Context, name string) (bool, error) {
+	name = canonical(name)
+	z, err := d.zones.find(ctx, name, d.host.look)
+	return z.name == name, err
+}
+
+func (d *dynv6Zone) update(ctx context.Context, op, name string, q url.Values) error {
+	q.Set("zone", canonical(name))
+	q.Set("token", d.token)
 	got, err := d.do(ctx, call{op: op, method: http.MethodGet, path: "/api/update", query: q, plain: true})
 	if err != nil {
 		return err
 	}
 	if got.status == http.StatusNotFound && !isHTML(got.header, got.body) { // a plain text
+		d.zones.forget(canonical(name))
 		return &Error{Provider: d.provider, Op: op, Kind: ErrRejected, Status: got.status, Means: "there is no such zone"}
 	}
 	return d.judge(op, got)

@@ -1,6 +1,9 @@
 package dnsapi
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
@@ -469,6 +472,17 @@ func route53API(h *host, w http.ResponseWriter, r *http.Request) {
 	default:
 		h.unexpected(w, r)
 	}
+}
+
+func hmacSHA256(key []byte, s string) []byte {
+	m := hmac.New(sha256.New, key)
+	m.Write([]byte(s))
+	return m.Sum(nil)
+}
+
+func hexHash(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
 }
 
 // verifySigV4 recomputes a signature the way AWS does, from the request that

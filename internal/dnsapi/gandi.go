@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 )
 
@@ -12,13 +11,13 @@ import (
 // written as a whole. The token is a personal access token.
 type gandi struct{ *api }
 
-func newGandi(s Settings) (Provider, error) {
+func newGandi(s Settings) (named, error) {
 	a, err := newAPI("gandi", "https://api.gandi.net", s.Endpoint, s.Token)
 	if err != nil {
 		return nil, err
 	}
 	a.sign = bearer(s.Token)
-	return &gandi{a}, nil
+	return &sets{a, &gandi{a}}, nil
 }
 
 type gandiSet struct {
@@ -57,50 +56,37 @@ func (d *gandi) look(ctx context.Context, name string) (zone, error) {
 	return zone{}, d.rejected(op, "the token sees no domain that holds the name")
 }
 
-// AddTXT implements TXT.
-func (d *gandi) AddTXT(ctx context.Context, name, value string) error {
-	return d.edit(ctx, "add TXT to "+name, canonical(name), func(have []string) []string {
-		if slices.ContainsFunc(have, func(s string) bool { return unquote(s) == value }) {
-			return have
-		}
-		return append(have, quote(value))
-	})
+func (d *gandi) path(s recordSet) string {
+	return "/v5/livedns/domains/" + url.PathEscape(s.zone.name) + "/records/" + url.PathEscape(orAt(s.rel())) + "/" + s.typ
 }
 
-// RemoveTXT implements TXT.
-func (d *gandi) RemoveTXT(ctx context.Context, name, value string) error {
-	return d.edit(ctx, "remove TXT from "+name, canonical(name), func(have []string) []string {
-		return slices.DeleteFunc(have, func(s string) bool { return unquote(s) == value })
-	})
-}
-
-func (d *gandi) edit(ctx context.Context, op, name string, change func([]string) []string) error {
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	path := "/v5/livedns/domains/" + url.PathEscape(z.name) + "/records/" + url.PathEscape(orAt(relative(name, z.name))) + "/TXT"
+func (d *gandi) list(ctx context.Context, op string, s recordSet) ([]record, error) {
 	var set gandiSet
-	err = d.json(ctx, call{op: op, method: http.MethodGet, path: path}, nil, &set)
-	if err != nil && !notFound(err) {
-		return err
+	err := d.json(ctx, call{op: op, method: http.MethodGet, path: d.path(s)}, nil, &set)
+	if notFound(err) {
+		return nil, nil
 	}
-	next := change(slices.Clone(set.Values))
-	switch {
-	case slices.Equal(next, set.Values):
-		return nil
-	case len(next) == 0:
-		err = d.json(ctx, call{op: op, method: http.MethodDelete, path: path}, nil, nil)
+	var list []record
+	for _, v := range set.Values {
+		list = append(list, record{value: unquote(v), ttl: set.TTL})
+	}
+	return list, err
+}
+
+func (d *gandi) write(ctx context.Context, op string, s recordSet, have []record, want []string) error {
+	if len(want) == 0 {
+		err := d.json(ctx, call{op: op, method: http.MethodDelete, path: d.path(s)}, nil, nil)
 		if notFound(err) {
 			return nil
 		}
 		return err
 	}
-	err = d.json(ctx, call{op: op, method: http.MethodPut, path: path}, gandiSet{TTL: max(set.TTL, gandiTTL), Values: next}, nil)
-	if notFound(err) {
-		d.zones.forget(name)
+	set := gandiSet{TTL: gandiTTL}
+	if len(have) > 0 {
+		set.TTL = max(set.TTL, have[0].ttl)
 	}
-	return err
+	for _, v := range want {
+		set.Values = append(set.Values, s.quoted(v))
+	}
+	return d.json(ctx, call{op: op, method: http.MethodPut, path: d.path(s)}, set, nil)
 }

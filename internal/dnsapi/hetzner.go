@@ -11,13 +11,13 @@ import (
 // the Cloud API. The older one at dns.hetzner.com is no more.
 type hetzner struct{ *api }
 
-func newHetzner(s Settings) (Provider, error) {
+func newHetzner(s Settings) (named, error) {
 	a, err := newAPI("hetzner", "https://api.hetzner.cloud", s.Endpoint, s.Token)
 	if err != nil {
 		return nil, err
 	}
 	a.sign = bearer(s.Token)
-	return &hetzner{a}, nil
+	return &sets{a, &hetzner{a}}, nil
 }
 
 type hetznerRecord struct {
@@ -65,71 +65,49 @@ func (d *hetzner) look(ctx context.Context, name string) (zone, error) {
 	return zone{}, d.rejected(op, "no zone of the token's project holds the name")
 }
 
-// AddTXT implements TXT.
-func (d *hetzner) AddTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	op := "add TXT to " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	have, err := d.holds(ctx, op, name, z, value)
-	if err != nil || have {
-		return err
-	}
-	return d.act(ctx, op, name, z, "add_records", hetznerRecords{TTL: hetznerTTL, Records: []hetznerRecord{{quote(value)}}})
+func (d *hetzner) path(s recordSet) string {
+	return "/v1/zones/" + url.PathEscape(s.zone.id) + "/rrsets/" + url.PathEscape(orAt(s.rel())) + "/" + s.typ
 }
 
-// RemoveTXT implements TXT.
-func (d *hetzner) RemoveTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	op := "remove TXT from " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
+func (d *hetzner) list(ctx context.Context, op string, s recordSet) ([]record, error) {
+	var out struct {
+		RRSet hetznerRecords `json:"rrset"`
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	have, err := d.holds(ctx, op, name, z, value)
-	if err != nil || !have {
-		return err
-	}
-	err = d.act(ctx, op, name, z, "remove_records", hetznerRecords{Records: []hetznerRecord{{quote(value)}}})
+	err := d.json(ctx, call{op: op, method: http.MethodGet, path: d.path(s)}, nil, &out)
 	if notFound(err) {
+		return nil, nil
+	}
+	var list []record
+	for _, r := range out.RRSet.Records {
+		list = append(list, record{value: unquote(r.Value), ttl: out.RRSet.TTL})
+	}
+	return list, err
+}
+
+// write adds or removes what differs, so that what somebody else adds at the
+// same time stays; only a set whose values become others is sent as a whole.
+func (d *hetzner) write(ctx context.Context, op string, s recordSet, have []record, want []string) error {
+	added, gone := difference(have, want)
+	what, in := "set_records", hetznerRecords{}
+	switch {
+	case len(gone) == 0:
+		what, in.TTL, want = "add_records", hetznerTTL, added
+	case len(added) == 0:
+		what, want = "remove_records", values(gone)
+	}
+	for _, v := range want {
+		in.Records = append(in.Records, hetznerRecord{s.quoted(v)})
+	}
+	err := d.act(ctx, op, d.path(s)+"/actions/"+what, in)
+	if what == "remove_records" && notFound(err) {
 		return nil
 	}
 	return err
 }
 
-func (d *hetzner) path(name string, z zone) string {
-	return "/v1/zones/" + url.PathEscape(z.id) + "/rrsets/" + url.PathEscape(orAt(relative(name, z.name))) + "/TXT"
-}
-
-// holds reports whether name has value.
-func (d *hetzner) holds(ctx context.Context, op, name string, z zone, value string) (bool, error) {
-	var out struct {
-		RRSet hetznerRecords `json:"rrset"`
-	}
-	err := d.json(ctx, call{op: op, method: http.MethodGet, path: d.path(name, z)}, nil, &out)
-	if notFound(err) {
-		return false, nil
-	}
-	for _, r := range out.RRSet.Records {
-		if unquote(r.Value) == value {
-			return true, err
-		}
-	}
-	return false, err
-}
-
-func (d *hetzner) act(ctx context.Context, op, name string, z zone, what string, in hetznerRecords) error {
+func (d *hetzner) act(ctx context.Context, op, path string, in hetznerRecords) error {
 	var out hetznerAction
-	err := d.json(ctx, call{op: op, method: http.MethodPost, path: d.path(name, z) + "/actions/" + what}, in, &out)
-	if notFound(err) {
-		d.zones.forget(name)
-	}
+	err := d.json(ctx, call{op: op, method: http.MethodPost, path: path}, in, &out)
 	if err == nil && out.Action.Status == "error" {
 		e := out.Action.Error
 		return &Error{Provider: d.provider, Op: op, Kind: ErrRejected, Detail: clean(e.Code+": "+e.Message, d.secrets)}

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 func TestNewRefuses(t *testing.T) {
@@ -57,21 +59,9 @@ func TestOwnEndpoints(t *testing.T) {
 		switch p := p.(type) {
 		case *duckDNS:
 			a = p.api
-		case *deSEC:
+		case *sets:
 			a = p.api
-		case *cloudflare:
-			a = p.api
-		case *route53:
-			a = p.api
-		case *dynv6:
-			a = p.api
-		case *porkbun:
-			a = p.api
-		case *gandi:
-			a = p.api
-		case *hetzner:
-			a = p.api
-		case *digitalOcean:
+		case *dynv6Zone:
 			a = p.api
 		}
 		if a == nil || a.base.String() != want[s.provider] {
@@ -88,15 +78,19 @@ func TestSigV4(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Header.Set("Content-Type", "application/x-www-form-urlencoded; charset=utf-8")
-	k := awsKey{id: "AKIDEXAMPLE", secret: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", region: "us-east-1", service: "iam"}
-	k.sign(r, nil, time.Date(2015, 8, 30, 12, 36, 0, 0, time.UTC))
+	k := awsKey{id: "AKIDEXAMPLE", secret: "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY", region: "us-east-1", service: "iam", signer: v4.NewSigner()}
+	if err := k.sign(r, nil, time.Date(2015, 8, 30, 12, 36, 0, 0, time.UTC)); err != nil {
+		t.Fatal(err)
+	}
 	const want = "AWS4-HMAC-SHA256 Credential=AKIDEXAMPLE/20150830/us-east-1/iam/aws4_request, " +
 		"SignedHeaders=content-type;host;x-amz-date, Signature=5d672d79c15b13162d9279b0855cfba6789a8edb4c82c400e06b5924a6f2b5d7"
 	if got := r.Header.Get("Authorization"); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	k.session = "token/1"
-	k.sign(r, nil, time.Now())
+	if err := k.sign(r, nil, time.Now()); err != nil {
+		t.Fatal(err)
+	}
 	if !strings.Contains(r.Header.Get("Authorization"), "x-amz-security-token") {
 		t.Error("the session token is not signed")
 	}

@@ -17,12 +17,12 @@ type porkbun struct {
 	key, secret string
 }
 
-func newPorkbun(s Settings) (Provider, error) {
+func newPorkbun(s Settings) (named, error) {
 	a, err := newAPI("porkbun", "https://api.porkbun.com", s.Endpoint, s.Secret, s.Key)
 	if err != nil {
 		return nil, err
 	}
-	return &porkbun{a, s.Key, s.Secret}, nil
+	return &sets{a, &porkbun{a, s.Key, s.Secret}}, nil
 }
 
 type porkbunIn struct {
@@ -50,6 +50,8 @@ type porkbunOut struct {
 
 // porkbunPage is how many domains one answer of listAll holds.
 const porkbunPage = 1000
+
+const porkbunTTL = "600" // the lowest
 
 func (d *porkbun) post(ctx context.Context, op, path string, in porkbunIn) (porkbunOut, error) {
 	in.APIKey, in.Secret = d.key, d.secret
@@ -85,62 +87,35 @@ func (d *porkbun) look(ctx context.Context, name string) (zone, error) {
 	return zone{}, d.rejected(op, "no domain of this account holds the name")
 }
 
-// AddTXT implements TXT.
-func (d *porkbun) AddTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	op := "add TXT to " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	ids, err := d.values(ctx, op, name, z, value)
-	if err != nil || len(ids) > 0 {
-		return err
-	}
-	_, err = d.post(ctx, op, "/dns/create/"+url.PathEscape(z.name),
-		porkbunIn{Name: relative(name, z.name), Type: "TXT", Content: value, TTL: "600"}) // 600 is the lowest
-	return err
-}
-
-// RemoveTXT implements TXT.
-func (d *porkbun) RemoveTXT(ctx context.Context, name, value string) error {
-	name = canonical(name)
-	op := "remove TXT from " + name
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	ids, err := d.values(ctx, op, name, z, value)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		if _, err := d.post(ctx, op, "/dns/delete/"+url.PathEscape(z.name)+"/"+url.PathEscape(id), porkbunIn{}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// values are the records of name that hold value.
-func (d *porkbun) values(ctx context.Context, op, name string, z zone, value string) ([]string, error) {
-	path := "/dns/retrieveByNameType/" + url.PathEscape(z.name) + "/TXT"
-	if rel := relative(name, z.name); rel != "" {
+func (d *porkbun) list(ctx context.Context, op string, s recordSet) ([]record, error) {
+	path := "/dns/retrieveByNameType/" + url.PathEscape(s.zone.name) + "/" + s.typ
+	if rel := s.rel(); rel != "" {
 		path += "/" + url.PathEscape(rel)
 	}
 	out, err := d.post(ctx, op, path, porkbunIn{})
-	if err != nil {
-		return nil, err
-	}
-	var ids []string
+	var list []record
 	for _, r := range out.Records {
-		if unquote(r.Content) == value {
-			ids = append(ids, strings.Trim(string(r.ID), `"`))
-		}
+		list = append(list, record{id: strings.Trim(string(r.ID), `"`), value: unquote(r.Content)})
 	}
-	return ids, nil
+	return list, err
+}
+
+func (d *porkbun) write(ctx context.Context, op string, s recordSet, have []record, want []string) error {
+	return edit(ctx, d, op, s, have, want)
+}
+
+func (d *porkbun) create(ctx context.Context, op string, s recordSet, value string) error {
+	_, err := d.post(ctx, op, "/dns/create/"+url.PathEscape(s.zone.name), porkbunIn{Name: s.rel(), Type: s.typ, Content: value, TTL: porkbunTTL})
+	return err
+}
+
+func (d *porkbun) replace(ctx context.Context, op string, s recordSet, id, value string) error {
+	path := "/dns/edit/" + url.PathEscape(s.zone.name) + "/" + url.PathEscape(id)
+	_, err := d.post(ctx, op, path, porkbunIn{Name: s.rel(), Type: s.typ, Content: value, TTL: porkbunTTL})
+	return err
+}
+
+func (d *porkbun) remove(ctx context.Context, op string, s recordSet, id string) error {
+	_, err := d.post(ctx, op, "/dns/delete/"+url.PathEscape(s.zone.name)+"/"+url.PathEscape(id), porkbunIn{})
+	return err
 }

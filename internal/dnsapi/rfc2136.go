@@ -26,7 +26,7 @@ type rfc2136 struct {
 
 const rfc2136TTL = 60
 
-func newRFC2136(s Settings) (Provider, error) {
+func newRFC2136(s Settings) (named, error) {
 	const name = "dns provider rfc2136: "
 	server := s.Endpoint
 	if strings.Contains(server, "/") {
@@ -83,16 +83,49 @@ func (d *rfc2136) SetAddrs(ctx context.Context, name string, v4, v6 netip.Addr) 
 			if !a.IsValid() {
 				continue
 			}
-			h := dns.RR_Header{Name: name, Rrtype: dns.TypeAAAA, Class: dns.ClassINET, Ttl: rfc2136TTL}
-			var rr dns.RR = &dns.AAAA{Hdr: h, AAAA: a.AsSlice()}
-			if a.Is4() {
-				h.Rrtype = dns.TypeA
-				rr = &dns.A{Hdr: h, A: a.AsSlice()}
-			}
+			rr := addrRecord(name, a)
 			m.RemoveRRset([]dns.RR{dns.Copy(rr)})
 			m.Insert([]dns.RR{rr})
 		}
 	})
+}
+
+// ClearV6 implements Addrs.
+func (d *rfc2136) ClearV6(ctx context.Context, name string, _, v6 netip.Addr) error {
+	return d.update(ctx, "clear the IPv6 address of "+name, name, func(m *dns.Msg, name string) {
+		m.Remove([]dns.RR{addrRecord(name, v6)})
+	})
+}
+
+// Probe implements Addrs: it asks for the zone's SOA, signed as an update is.
+func (d *rfc2136) Probe(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	op := "look whether the server is there"
+	z, err := d.zones.find(ctx, canonical(name), d.look)
+	if err != nil {
+		return err
+	}
+	m := new(dns.Msg)
+	m.SetQuestion(dns.Fqdn(z.name), dns.TypeSOA)
+	m.RecursionDesired = false
+	in, err := d.exchange(ctx, op, m)
+	if err != nil {
+		return err
+	}
+	if in.Rcode != dns.RcodeSuccess {
+		return d.refused(op, in)
+	}
+	return nil
+}
+
+func addrRecord(name string, a netip.Addr) dns.RR {
+	h := dns.RR_Header{Name: name, Rrtype: dns.TypeAAAA, Class: dns.ClassINET, Ttl: rfc2136TTL}
+	if a.Is4() {
+		h.Rrtype = dns.TypeA
+		return &dns.A{Hdr: h, A: a.AsSlice()}
+	}
+	return &dns.AAAA{Hdr: h, AAAA: a.AsSlice()}
 }
 
 func txtRecord(name, value string) dns.RR {

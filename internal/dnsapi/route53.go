@@ -5,11 +5,11 @@ import (
 	"encoding/xml"
 	"errors"
 	"net/http"
-	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
+
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 )
 
 // route53 follows https://docs.aws.amazon.com/Route53/latest/APIReference/:
@@ -20,14 +20,14 @@ type route53 struct {
 	zone string // the hosted zone, if configured
 }
 
-func newRoute53(s Settings) (Provider, error) {
+func newRoute53(s Settings) (named, error) {
 	a, err := newAPI("route53", "https://route53.amazonaws.com", s.Endpoint, s.Secret, s.Token)
 	if err != nil {
 		return nil, err
 	}
-	key := awsKey{id: s.Key, secret: s.Secret, session: s.Token, region: "us-east-1", service: "route53"}
-	a.sign = func(r *http.Request, body []byte) { key.sign(r, body, time.Now()) }
-	return &route53{a, strings.TrimPrefix(s.Zone, "/hostedzone/")}, nil
+	key := awsKey{id: s.Key, secret: s.Secret, session: s.Token, region: "us-east-1", service: "route53", signer: v4.NewSigner()}
+	a.sign = func(r *http.Request, body []byte) error { return key.sign(r, body, time.Now()) }
+	return &sets{a, &route53{a, strings.TrimPrefix(s.Zone, "/hostedzone/")}}, nil
 }
 
 type route53Set struct {
@@ -94,84 +94,44 @@ func (d *route53) look(ctx context.Context, name string) (zone, error) {
 	return zone{}, d.rejected(op, "no public hosted zone of this account holds the name")
 }
 
-// AddTXT implements TXT.
-func (d *route53) AddTXT(ctx context.Context, name, value string) error {
-	return d.edit(ctx, "add TXT to "+name, canonical(name), func(have []string) []string {
-		if slices.Contains(have, quote(value)) {
-			return have
-		}
-		return append(have, quote(value))
-	})
-}
-
-// RemoveTXT implements TXT.
-func (d *route53) RemoveTXT(ctx context.Context, name, value string) error {
-	return d.edit(ctx, "remove TXT from "+name, canonical(name), func(have []string) []string {
-		return slices.DeleteFunc(have, func(s string) bool { return unquote(s) == value })
-	})
-}
-
-func (d *route53) edit(ctx context.Context, op, name string, change func([]string) []string) error {
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+func (d *route53) list(ctx context.Context, op string, s recordSet) ([]record, error) {
 	var out struct {
 		Sets []route53Set `xml:"ResourceRecordSets>ResourceRecordSet"`
 	}
-	c := call{op: op, method: http.MethodGet, path: "/hostedzone/" + url.PathEscape(z.id) + "/rrset",
-		query: url.Values{"name": {name}, "type": {"TXT"}, "maxitems": {"1"}}}
+	c := call{op: op, method: http.MethodGet, path: "/hostedzone/" + url.PathEscape(s.zone.id) + "/rrset",
+		query: url.Values{"name": {s.name}, "type": {s.typ}, "maxitems": {"1"}}}
 	if err := d.call(ctx, c, &out); err != nil {
-		if notFound(err) {
-			d.zones.forget(name)
-		}
-		return err
+		return nil, err
 	}
-	var have route53Set
+	var list []record
 	// The list begins at the name; what it begins with may be another one.
-	if len(out.Sets) > 0 && canonical(strings.ReplaceAll(out.Sets[0].Name, `\052`, "*")) == name && out.Sets[0].Type == "TXT" {
-		have = out.Sets[0]
+	for _, x := range out.Sets[:min(len(out.Sets), 1)] {
+		if canonical(strings.ReplaceAll(x.Name, `\052`, "*")) != s.name || x.Type != s.typ {
+			continue
+		}
+		for _, v := range x.Records {
+			list = append(list, record{value: unquote(v), ttl: x.TTL})
+		}
 	}
-	next := change(slices.Clone(have.Records))
-	switch {
-	case slices.Equal(next, have.Records):
-		return nil
-	case len(next) == 0:
-		have.Name = name
-		return d.change(ctx, op, z, route53Change{"DELETE", have})
-	}
-	return d.change(ctx, op, z, route53Change{"UPSERT", route53Set{name, "TXT", route53TTL, next}})
+	return list, nil
 }
 
-func (d *route53) change(ctx context.Context, op string, z zone, changes ...route53Change) error {
-	body, err := xml.Marshal(route53Batch{Changes: changes})
+// write replaces the set; deleting it needs its values and TTL.
+func (d *route53) write(ctx context.Context, op string, s recordSet, have []record, want []string) error {
+	c := route53Change{"UPSERT", route53Set{s.name, s.typ, route53TTL, nil}}
+	if len(want) == 0 {
+		c.Action, c.Set.TTL = "DELETE", have[0].ttl
+		for _, r := range have {
+			want = append(want, r.value)
+		}
+	}
+	for _, v := range want {
+		c.Set.Records = append(c.Set.Records, s.quoted(v))
+	}
+	body, err := xml.Marshal(route53Batch{Changes: []route53Change{c}})
 	if err != nil {
 		return d.fail(op, ErrRejected, err)
 	}
-	return d.call(ctx, call{op: op, method: http.MethodPost, path: "/hostedzone/" + url.PathEscape(z.id) + "/rrset/",
+	return d.call(ctx, call{op: op, method: http.MethodPost, path: "/hostedzone/" + url.PathEscape(s.zone.id) + "/rrset/",
 		body: append([]byte(xml.Header), body...), kind: "text/xml"}, nil)
-}
-
-// SetAddrs implements Addrs.
-func (d *route53) SetAddrs(ctx context.Context, name string, v4, v6 netip.Addr) error {
-	name = canonical(name)
-	var changes []route53Change
-	if v4.IsValid() {
-		changes = append(changes, route53Change{"UPSERT", route53Set{name, "A", route53TTL, []string{v4.String()}}})
-	}
-	if v6.IsValid() {
-		changes = append(changes, route53Change{"UPSERT", route53Set{name, "AAAA", route53TTL, []string{v6.String()}}})
-	}
-	if len(changes) == 0 {
-		return nil
-	}
-	z, err := d.zones.find(ctx, name, d.look)
-	if err != nil {
-		return err
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.change(ctx, "set addresses of "+name, z, changes...)
 }
