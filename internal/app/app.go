@@ -16,6 +16,7 @@ import (
 
 	"postern/internal/caller"
 	"postern/internal/config"
+	"postern/internal/ddns"
 	"postern/internal/gateway"
 	"postern/internal/guard"
 	"postern/internal/notify"
@@ -62,6 +63,7 @@ type App struct {
 	guard   *guard.Guard
 	kernel  *kernelDrop
 	callers *caller.Registry
+	address *ddns.Manager
 	certs   *tlsmgr.Manager
 	proxy   *proxy.Server
 	group   *service.Group
@@ -72,6 +74,11 @@ type App struct {
 	// must not block. Set before Run.
 	onGuard []func(guard.Event)
 	gateway *gateway.Client
+
+	// onAddress are told of changes of the public address, onDNSHost of
+	// trouble at DNS hosts. They must not block. Set before Run.
+	onAddress []func(old, now ddns.Addresses)
+	onDNSHost []func(ddns.Notice)
 
 	mu       sync.Mutex // one New, Reload or stop at a time
 	cfg      *config.Config
@@ -131,7 +138,11 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	if err := a.openCallers(cfg); err != nil {
 		return nil, err
 	}
-	tlsCfg, err := a.tlsConfig(cfg)
+	check := a.newChecker(cfg)
+	if err := a.newAddresses(cfg, check); err != nil {
+		return nil, err
+	}
+	tlsCfg, err := a.tlsConfig(cfg, check)
 	if err != nil {
 		return nil, err
 	}
@@ -205,6 +216,7 @@ func (a *App) Run(ctx context.Context) error {
 	g.Keep("look-out", a.lookOut)
 	a.setGateway()
 	g.Keep("router", a.gateway.Run)
+	g.Keep("addresses", a.address.Run)
 	g.Keep("doctor", a.runDoctor)
 	a.startAdmin()
 	a.startKernelDrop()
@@ -325,8 +337,15 @@ func (a *App) apply(cfg *config.Config) error {
 	}
 	opened, err := a.prepareDoors(cfg)
 	if err == nil {
-		if err = a.applyTLS(cfg); err != nil {
+		var addresses func()
+		check := a.newChecker(cfg)
+		if addresses, err = a.address.Prepare(a.addressConfig(cfg, check)); err == nil {
+			err = a.applyTLS(cfg, check)
+		}
+		if err != nil {
 			opened.discard()
+		} else {
+			addresses()
 		}
 	}
 	if err != nil {
@@ -343,7 +362,7 @@ func (a *App) apply(cfg *config.Config) error {
 	next.snapshot.HTTPSPort = a.httpsPort()
 	a.setGateway()
 	a.guard.Reconfigure(guardCfg)
-	a.guard.SetOwn(ownAddresses())
+	a.spareOwn()
 	a.startKernelDrop()
 	a.proxy.Apply(next.snapshot)
 	a.useCallers(next.snapshot)

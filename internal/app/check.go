@@ -49,6 +49,12 @@ func CheckFiles(cfg *config.Config, w io.Writer) error {
 			return fmt.Errorf("tls.dns_provider: %w", err)
 		}
 	}
+	for i := range cfg.DDNS {
+		d := &cfg.DDNS[i]
+		if _, err := dnsapi.NewAddrs(d.Provider, ddnsSettings(d)); err != nil {
+			return fmt.Errorf("ddns[%d]: %w", i, err)
+		}
+	}
 	for _, a := range t.ACME {
 		if a.RootFile == "" {
 			continue

@@ -21,17 +21,20 @@ import (
 	"postern/internal/tlsmgr"
 )
 
-// newChecker translates what the file says about our own look-ups. Our public
-// addresses are not known here, so addresses only have to exist.
-func newChecker(cfg *config.Config, log *slog.Logger) *dnscheck.Checker {
-	return dnscheck.New(dnsConfig(cfg, log))
+// newChecker translates what the file says about our own look-ups.
+func (a *App) newChecker(cfg *config.Config) *dnscheck.Checker {
+	out := dnsConfig(cfg, a.log)
+	out.Own = a.knownAddresses
+	return dnscheck.New(out)
 }
 
 // tlsConfig is the package's tlsConfig with the DNS asked before each attempt,
 // and answers to dns-01.
-func (a *App) tlsConfig(cfg *config.Config) (tlsmgr.Config, error) {
+func (a *App) tlsConfig(cfg *config.Config, check *dnscheck.Checker) (tlsmgr.Config, error) {
 	out := tlsConfig(cfg)
-	check := newChecker(cfg, a.log)
+	if out.PublicAddrs != nil {
+		out.PublicAddrs = a.publicAddresses
+	}
 	d, err := a.dns01.next(cfg, check, tlsmgr.DNS01Config{Log: a.log})
 	if err != nil {
 		return out, err
@@ -42,8 +45,8 @@ func (a *App) tlsConfig(cfg *config.Config) (tlsmgr.Config, error) {
 }
 
 // applyTLS gives the certificates' keeper a new configuration.
-func (a *App) applyTLS(cfg *config.Config) error {
-	next, err := a.tlsConfig(cfg)
+func (a *App) applyTLS(cfg *config.Config, check *dnscheck.Checker) error {
+	next, err := a.tlsConfig(cfg, check)
 	if err != nil {
 		return err
 	}

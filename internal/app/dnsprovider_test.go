@@ -17,10 +17,13 @@ import (
 	"postern/internal/tlsmgr"
 )
 
-// TestProvidersAgree: the file's providers are those that have a client.
+// TestProvidersAgree: the file's providers are those that have a client, those of dns-01 and those of ddns.
 func TestProvidersAgree(t *testing.T) {
 	if got, want := config.DNSProviders(), dnsapi.Names(); !slices.Equal(got, want) {
 		t.Errorf("the file knows %q, the clients are %q", got, want)
+	}
+	if got, want := config.DDNSProviders(), dnsapi.AddrNames(); !slices.Equal(got, want) {
+		t.Errorf("for ddns the file knows %q, the clients are %q", got, want)
 	}
 }
 

@@ -70,8 +70,13 @@ func outerPort(addrs []string) (uint16, bool) {
 	return 0, false
 }
 
-// gatewayChanged is told what is new at the router. It must not block.
-func (a *App) gatewayChanged(gateway.Change) {}
+// gatewayChanged is told what is new at the router: others may see another
+// address now too. It must not block.
+func (a *App) gatewayChanged(c gateway.Change) {
+	if c.What == gateway.AddressChanged || c.What == gateway.RouterBack {
+		a.address.Kick()
+	}
+}
 
 // Router tells what is known of the router and of our mappings there.
 func (a *App) Router() gateway.Status { return a.gateway.Status() }

@@ -38,6 +38,8 @@ func check(cfg *Config, r *report, env environment) {
 	c.sites()
 	c.tls()
 	c.notify()
+	c.publicAddress()
+	c.ddns()
 }
 
 // at calls f when everything at path was decoded.

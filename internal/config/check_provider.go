@@ -2,14 +2,15 @@ package config
 
 import (
 	"encoding/base64"
+	"maps"
 	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
 )
 
-// dnsProviders lists the hosts that postern has a client for, with the keys
-// each needs. One that is needed and missing is an error; one that a host has
+// dnsProviders lists the hosts that postern has a client for to prove names
+// with, with the keys each needs. One that is needed and missing is an error; one that a host has
 // no use for does no harm.
 func dnsProviders() map[string][]string {
 	token := []string{"token"}
@@ -29,14 +30,18 @@ func dnsProviders() map[string][]string {
 }
 
 // DNSProviders are the values of DNSProvider.Provider, sorted.
-func DNSProviders() []string {
-	var out []string
-	for name := range dnsProviders() {
-		out = append(out, name)
-	}
-	slices.Sort(out)
+func DNSProviders() []string { return slices.Sorted(maps.Keys(dnsProviders())) }
+
+// ddnsProviders is likewise of those that keep addresses.
+func ddnsProviders() map[string][]string {
+	out := dnsProviders()
+	delete(out, "acme-dns")
+	out["dyndns2"] = []string{"endpoint", "key", "secret"}
 	return out
 }
+
+// DDNSProviders are the values of DDNS.Provider, sorted.
+func DDNSProviders() []string { return slices.Sorted(maps.Keys(ddnsProviders())) }
 
 const providerPath = "tls.dns_provider"
 
@@ -62,33 +67,51 @@ func (c *checker) provesWildcards() bool {
 
 func (c *checker) dnsProvider() {
 	p := c.cfg.TLS.DNSProvider
-	if p == nil || c.isBroken(providerPath+".provider") {
+	if p == nil {
 		return
 	}
-	if p.Provider == "" {
-		if !c.unknown[providerPath] {
-			c.errorf(providerPath+".provider", "is missing, want %s", oneOf(DNSProviders()))
+	c.provider(providerPath, &p.Provider, dnsProviders(), &p.Algorithm, map[string]string{
+		"token": p.Token.Reveal(), "key": p.Key, "secret": p.Secret.Reveal(), "zone": p.Zone,
+		"subdomain": p.Subdomain, "algorithm": p.Algorithm, "endpoint": p.Endpoint,
+	})
+}
+
+// provider checks a provider's name and its keys, and reports whether the name
+// is a good one.
+func (c *checker) provider(path string, name *string, all map[string][]string, algorithm *string, values map[string]string) bool {
+	at := path + ".provider"
+	if c.isBroken(at) {
+		return false
+	}
+	names := slices.Sorted(maps.Keys(all))
+	if *name == "" {
+		if !c.unknown[path] {
+			c.errorf(at, "is missing, want %s", oneOf(names))
 		}
-		return
+		return false
 	}
-	c.choice(providerPath+".provider", &p.Provider, DNSProviders()...)
-	needs, ok := dnsProviders()[p.Provider]
+	c.choice(at, name, names...)
+	needs, ok := all[*name]
 	if !ok {
-		return
+		return false
 	}
-	for _, f := range []struct {
-		key   string
-		value string
-	}{
-		{"token", p.Token.Reveal()}, {"key", p.Key}, {"secret", p.Secret.Reveal()}, {"zone", p.Zone},
-		{"subdomain", p.Subdomain}, {"algorithm", p.Algorithm}, {"endpoint", p.Endpoint},
-	} {
-		at := providerPath + "." + f.key
+	for _, key := range []string{"token", "key", "secret", "zone", "subdomain", "algorithm", "endpoint"} {
+		value, has := values[key]
+		if !has {
+			continue
+		}
+		at := path + "." + key
 		if c.written(at + "_file") {
 			at += "_file"
 		}
-		c.at(at, func() { c.providerKey(at, p.Provider, f.key, f.value, needs) })
+		c.at(at, func() {
+			c.providerKey(at, *name, key, value, needs)
+			if *name == "rfc2136" && key == "algorithm" && value != "" {
+				c.choice(at, algorithm, "hmac-sha256", "hmac-sha512", "hmac-sha384", "hmac-sha224", "hmac-sha1")
+			}
+		})
 	}
+	return true
 }
 
 // providerKey checks one key of the provider.
@@ -133,9 +156,6 @@ func (c *checker) providerValue(at, provider, key, value string) {
 		if _, err := base64.StdEncoding.DecodeString(value); err != nil {
 			c.errorf(at, "is not base64, want it as in the key file of the name server")
 		}
-	case "rfc2136 algorithm":
-		all := []string{"hmac-sha256", "hmac-sha512", "hmac-sha384", "hmac-sha224", "hmac-sha1"}
-		c.choice(at, &c.cfg.TLS.DNSProvider.Algorithm, all...)
 	case "rfc2136 endpoint":
 		if strings.Contains(value, "/") {
 			c.errorf(at, "%q is a URL, want the zone's primary server as host or host:port", redactURL(value))

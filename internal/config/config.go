@@ -61,6 +61,12 @@ type Config struct {
 	// certificate authority on them.
 	DNS DNS `yaml:"dns"`
 
+	// At which address the Internet reaches this house.
+	PublicAddress PublicAddress `yaml:"public_address"`
+
+	// The DNS hosts that are kept informed of it. Default: none.
+	DDNS []DDNS `yaml:"ddns"`
+
 	// Certificates.
 	TLS TLS `yaml:"tls"`
 
@@ -85,6 +91,10 @@ type Config struct {
 
 	// File is the path the file was read from, "" without one.
 	File string `yaml:"-"`
+
+	// AskPublicAddress: the file has public_address, so it is found out even
+	// if nothing else in the file depends on it.
+	AskPublicAddress bool `yaml:"-"`
 
 	// Warnings is what the file allows itself but hardly means, in the order
 	// of its lines.

@@ -42,6 +42,7 @@ func Default() *Config {
 			AuthoritativePort: 53,
 			DoH:               []string{"https://1.1.1.1/dns-query", "https://9.9.9.9/dns-query"},
 		},
+		PublicAddress: publicAddress(),
 		TLS: TLS{
 			Issuer:     issuerACME,
 			ACME:       ACMEs{*newACME()},

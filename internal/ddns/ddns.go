@@ -262,18 +262,28 @@ func client(provider string, s dnsapi.Settings) (Records, error) { return dnsapi
 // Apply changes the configuration. What is the same goes on as it was; after
 // an error everything does.
 func (m *Manager) Apply(cfg Config) error {
-	before := m.set.Load()
-	next, err := newSettings(cfg, before)
+	commit, err := m.Prepare(cfg)
 	if err != nil {
 		return err
 	}
-	m.mu.Lock()
-	m.workers = m.newWorkers(next, m.workers)
-	m.set.Store(next)
-	m.mu.Unlock()
-	ping(m.applied)
-	ping(m.kick)
+	commit()
 	return nil
+}
+
+// Prepare does all of Apply that can fail, and returns what does the rest.
+func (m *Manager) Prepare(cfg Config) (commit func(), err error) {
+	next, err := newSettings(cfg, m.set.Load())
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		m.mu.Lock()
+		m.workers = m.newWorkers(next, m.workers)
+		m.set.Store(next)
+		m.mu.Unlock()
+		ping(m.applied)
+		ping(m.kick)
+	}, nil
 }
 
 // Addresses returns what is believed now. It does not block.
