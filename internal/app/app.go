@@ -19,6 +19,7 @@ import (
 	"postern/internal/ddns"
 	"postern/internal/gateway"
 	"postern/internal/guard"
+	"postern/internal/idempotency"
 	"postern/internal/notify"
 	"postern/internal/proxy"
 	"postern/internal/service"
@@ -90,7 +91,8 @@ type App struct {
 	reloaded reloadResult
 	dns01    dns01
 	doctor   doctorRoom
-	senders  []sender // of the outbox's channels
+	once     *idempotency.Store[proxy.StoredAnswer] // lives through reloads
+	senders  []sender                               // of the outbox's channels
 }
 
 type reloadResult struct {
@@ -116,6 +118,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 		}
 	}()
 	a.registry = newRegistry(opt.Version)
+	a.once = idempotency.New[proxy.StoredAnswer](idempotency.Config{Registerer: a.registry})
 	a.metrics = newAppMetrics(a.registry)
 	a.registry.MustRegister(a.logs.spool.dropped)
 	if err := ensureData(cfg.Data); err != nil {

@@ -9,6 +9,7 @@ import (
 	"postern/internal/caller"
 	"postern/internal/config"
 	"postern/internal/guard"
+	"postern/internal/idempotency"
 	"postern/internal/proxy"
 	"postern/internal/route"
 	"postern/internal/upstream"
@@ -40,6 +41,7 @@ type parts struct {
 	guard     *guard.Guard
 	callers   *caller.Registry
 	metrics   *upstream.Metrics
+	once      *idempotency.Store[proxy.StoredAnswer]
 	httpsPort int
 }
 
@@ -114,6 +116,7 @@ func (b *built) site(cfg *config.Config, s *config.Site, before *built, p parts)
 				return out, table, err
 			}
 			rt.Request, rt.Response = change(r.Headers.Request), change(r.Headers.Response)
+			rt.Once = once(p.once, name+" "+r.Path, r.Idempotency)
 		}
 		out.Routes = append(out.Routes, rt)
 		table.Routes = append(table.Routes, route.Route{Path: r.Path, Methods: r.Methods})
@@ -205,6 +208,14 @@ func (b *built) share(key string, cfg upstream.Config, backends config.Upstreams
 	return pool, nil
 }
 
+// once keeps the repetitions of a route's requests from happening again.
+func once(store *idempotency.Store[proxy.StoredAnswer], scope string, c *config.Idempotency) *proxy.Once {
+	if c == nil {
+		return nil
+	}
+	return &proxy.Once{Store: store, Scope: scope, Required: c.Required, Wait: c.Wait, MaxBody: int64(c.MaxBody), MaxAnswer: int64(c.MaxAnswer)}
+}
+
 // watched are the pools to be checked.
 func (b *built) watched() []*upstream.Pool {
 	var pools []*upstream.Pool
@@ -270,5 +281,5 @@ func (b *built) retire(next *built) {
 
 // buildParts is called with mu held, or before the app is shared.
 func (a *App) buildParts(cfg *config.Config) parts {
-	return parts{log: a.log, access: a.logs.access(cfg.Log), guard: a.guard, callers: a.callers, metrics: a.metrics.upstream, httpsPort: a.httpsPort()}
+	return parts{log: a.log, access: a.logs.access(cfg.Log), guard: a.guard, callers: a.callers, metrics: a.metrics.upstream, once: a.once, httpsPort: a.httpsPort()}
 }

@@ -17,7 +17,7 @@ var rooms = map[string]room{
 	"cmd/proxy":         {may: []string{"internal/app", "internal/config", "internal/doctor"}, test: []string{all}},
 	"internal/app":      {may: []string{all}},
 	"internal/config":   {},
-	"internal/proxy":    {may: []string{"internal/guard", "internal/caller", "internal/route", "internal/upstream", "internal/http1", "internal/h2"}},
+	"internal/proxy":    {may: []string{"internal/guard", "internal/caller", "internal/route", "internal/upstream", "internal/http1", "internal/h2", "internal/idempotency"}},
 	"internal/route":    {},
 	"internal/upstream": {may: []string{"internal/http1"}},
 	"internal/http1":    {},
@@ -40,6 +40,8 @@ var rooms = map[string]room{
 	"internal/archtest": {},
 	"bench":             {test: []string{"internal/config"}},
 	"test/clients":      {test: []string{all}},
+
+	"internal/idempotency": {},
 }
 
 // notRooms are folders with Go files that no rule looks at.

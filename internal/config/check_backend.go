@@ -10,7 +10,7 @@ import (
 )
 
 // backendKeys are the keys of a route that say how its backends are used.
-var backendKeys = []string{"balance", "hash_by", "health", "slow_start", "breaker", "retry", "hold", "headers", "mirror"} // read only
+var backendKeys = []string{"balance", "hash_by", "health", "slow_start", "breaker", "retry", "hold", "idempotency", "headers", "mirror"} // read only
 
 // maxWeight is what one backend may have of another one's share.
 const maxWeight = 1000
@@ -83,6 +83,9 @@ func (c *checker) backends(at string, r *Route) {
 	})
 	if len(r.Upstream) == 1 && r.SlowStart > 0 {
 		c.warnf(at+".slow_start", "there is one backend, which has the whole share anyway")
+	}
+	if r.Idempotency != nil && !c.isBroken(at+".idempotency") {
+		c.idempotency(at+".idempotency", r.Idempotency)
 	}
 	if r.Health != nil && !c.isBroken(at+".health") {
 		c.health(at+".health", r.Health)

@@ -65,6 +65,10 @@ type Route struct {
 	// none.
 	Mirror *Mirror `yaml:"mirror"`
 
+	// Let a POST or PATCH that is sent again with the same Idempotency-Key
+	// happen once. Absent: it happens each time.
+	Idempotency *Idempotency `yaml:"idempotency"`
+
 	// Removed from the start of the path before it goes to the backend, such
 	// as "/api" for the path "/api/*". Default: nothing.
 	StripPrefix string `yaml:"strip_prefix"`

@@ -30,6 +30,9 @@ type message interface {
 	// the client. It sets x.status, x.sent, x.trace, and x.err, or answers
 	// itself with x.problem.
 	forward(x *exchange, rt *Route)
+	// viaStd runs do with net/http's types for the request, or answers that
+	// it has none.
+	viaStd(x *exchange, do func(*stdMessage))
 	// hangUp ends the exchange without an answer. It may panic with
 	// http.ErrAbortHandler.
 	hangUp(x *exchange)
@@ -267,7 +270,9 @@ func (x *exchange) forward() {
 	case rt.Redirect != nil:
 		x.redirect(rt)
 	default:
-		x.msg.forward(x, rt)
+		if !x.once(rt) {
+			x.msg.forward(x, rt)
+		}
 	}
 }
 

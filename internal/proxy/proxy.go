@@ -137,6 +137,7 @@ type Route struct {
 	Respond     *Respond
 	Rate        *Rate          // nil: no limit
 	Callers     *caller.Access // who may use it, of Snapshot.Callers; nil: everybody
+	Once        *Once          // what comes again happens once; nil: every time
 	MaxBody     int64          // bytes; 0: no bound
 
 	metrics *routeMetrics // set by Apply

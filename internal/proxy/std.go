@@ -100,6 +100,9 @@ func (m *stdMessage) hangUp(x *exchange) {
 	panic(http.ErrAbortHandler)
 }
 
+// viaStd runs do: these are net/http's types.
+func (m *stdMessage) viaStd(_ *exchange, do func(*stdMessage)) { do(m) }
+
 // forward sends the request to a backend by net/http's types.
 func (m *stdMessage) forward(x *exchange, rt *Route) {
 	defer func() {

@@ -118,7 +118,19 @@ func (v *roundTrip) send(_ context.Context, by time.Time) (x exchange) {
 func (v *roundTrip) replayable() bool { return v.body.replayable() }
 func (v *roundTrip) broke() error     { return v.body.broke() }
 func (v *roundTrip) status() int      { return v.resp.StatusCode }
-func (v *roundTrip) idempotent() bool { return idempotent(v.r.Method) }
+func (v *roundTrip) idempotent() bool {
+	repeatable, _ := v.r.Context().Value(repeatKey{}).(bool)
+	return repeatable || idempotent(v.r.Method)
+}
+
+type repeatKey struct{}
+
+// WithRepeatable returns a context that says of a request what its method does
+// not: that it may be repeated, because the application, told by an
+// Idempotency-Key, takes it for the same.
+func WithRepeatable(ctx context.Context) context.Context {
+	return context.WithValue(ctx, repeatKey{}, true)
+}
 
 func (v *roundTrip) drop() {
 	_, _ = io.CopyN(io.Discard, v.resp.Body, 4<<10) // a short one to its end, so that the connection is kept
