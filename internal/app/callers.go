@@ -1,6 +1,10 @@
 package app
 
 import (
+	"crypto/x509"
+	"fmt"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -26,20 +30,66 @@ func callerBook(r *caller.Registry, cfg *config.Config) (*caller.Book, error) {
 	if len(cfg.Callers) == 0 {
 		return nil, nil
 	}
+	list, err := callerList(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return r.Prepare(list)
+}
+
+// callerList are the callers of the file, in the order of their names, with
+// what the files it names hold.
+func callerList(cfg *config.Config) ([]caller.Caller, error) {
 	var list []caller.Caller
-	for name, c := range cfg.Callers {
-		out := caller.Caller{Name: name, KeepCredentials: c.KeepCredentials}
-		for _, text := range c.APIKeyHash {
-			h, err := caller.ParseKeyHash(strings.ToLower(text))
-			if err != nil {
-				return nil, err
-			}
-			out.KeyHashes = append(out.KeyHashes, h)
+	for _, name := range slices.Sorted(maps.Keys(cfg.Callers)) {
+		out, err := newCaller(name, cfg.Callers[name])
+		if err != nil {
+			return nil, fmt.Errorf("callers.%s: %w", name, err)
 		}
 		list = append(list, out)
 	}
-	slices.SortFunc(list, func(a, b caller.Caller) int { return strings.Compare(a.Name, b.Name) })
-	return r.Prepare(list)
+	return list, nil
+}
+
+func newCaller(name string, c *config.Caller) (out caller.Caller, err error) {
+	out = caller.Caller{Name: name, KeepCredentials: c.KeepCredentials}
+	for _, text := range c.APIKeyHash {
+		h, err := caller.ParseKeyHash(strings.ToLower(text))
+		if err != nil {
+			return out, fmt.Errorf("api_key_hash: %w", err)
+		}
+		out.KeyHashes = append(out.KeyHashes, h)
+	}
+	if a := c.AWS; a != nil {
+		roots, err := pemFile("aws.ca", a.CA)
+		if err != nil {
+			return out, err
+		}
+		out.AWS = &caller.AWS{Issuer: a.Issuer, Audience: a.Audience, Roots: roots, Role: a.Role, Function: a.Function, Bound: a.Bound}
+	}
+	if j := c.JWT; j != nil {
+		roots, err := pemFile("jwt.ca", j.CA)
+		if err != nil {
+			return out, err
+		}
+		out.Token = &caller.TokenRule{Issuer: j.Issuer, Audience: j.Audience, KeysURL: j.Keys, Roots: roots, Claims: j.Claims}
+	}
+	return out, nil
+}
+
+// pemFile reads a file with certificates; "" is none.
+func pemFile(key, path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", key, err)
+	}
+	if !x509.NewCertPool().AppendCertsFromPEM(raw) {
+		return "", fmt.Errorf("%s: %s holds no certificate in PEM", key, path)
+	}
+	return string(raw), nil
 }
 
 // access says who may use a route; nil: everybody.

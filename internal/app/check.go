@@ -55,6 +55,9 @@ func CheckFiles(cfg *config.Config, w io.Writer) error {
 			return fmt.Errorf("ddns[%d]: %w", i, err)
 		}
 	}
+	if _, err := callerList(cfg); err != nil {
+		return err
+	}
 	for _, a := range t.ACME {
 		if a.RootFile == "" {
 			continue

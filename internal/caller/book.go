@@ -21,6 +21,10 @@ type Caller struct {
 	Name string
 	// KeyHashes are those of API keys that the configuration names.
 	KeyHashes []KeyHash
+	// AWS, if set, takes AWS identities.
+	AWS *AWS
+	// Token, if set, takes tokens of any other issuer.
+	Token *TokenRule
 	// KeepCredentials passes on to the backend what the caller proved itself
 	// with; else it is taken out.
 	KeepCredentials bool
@@ -40,13 +44,18 @@ type Book struct {
 	registry *Registry
 	entries  []*entry
 	byName   map[string]*entry
+	issuers  map[string]*issuer
+	cache    *cache
 	keys     atomic.Pointer[keyTable]
 }
 
 // Prepare makes a Book of the callers of a configuration. It does all that can
 // fail and touches no network; Use makes it the one that Run looks after.
 func (r *Registry) Prepare(list []Caller) (*Book, error) {
-	b := &Book{registry: r, byName: make(map[string]*entry)}
+	b := &Book{
+		registry: r, byName: make(map[string]*entry), issuers: make(map[string]*issuer),
+		cache: newCache(&r.keysVersion, r.metrics),
+	}
 	for i := range list {
 		c := &list[i]
 		if b.byName[c.Name] != nil || c.Name == "" {
@@ -55,6 +64,9 @@ func (r *Registry) Prepare(list []Caller) (*Book, error) {
 		e := &entry{name: c.Name, index: i, keep: c.KeepCredentials, rule: c, count: r.metrics.forCaller(c.Name)}
 		b.entries = append(b.entries, e)
 		b.byName[c.Name] = e
+		if err := b.addRules(e); err != nil {
+			return nil, err
+		}
 	}
 	keys, err := b.readKeys()
 	if err != nil {
@@ -62,6 +74,25 @@ func (r *Registry) Prepare(list []Caller) (*Book, error) {
 	}
 	b.keys.Store(keys)
 	return b, nil
+}
+
+// addRules prepares what a caller may prove itself by besides keys.
+func (b *Book) addRules(e *entry) error {
+	if r := e.rule.AWS; r != nil && r.Issuer != "" {
+		i, err := b.addIssuer(e, source{issuer: r.Issuer, roots: r.Roots, near: true}, awsAlgorithms)
+		if err != nil {
+			return err
+		}
+		i.aws = append(i.aws, e)
+	}
+	if r := e.rule.Token; r != nil {
+		i, err := b.addIssuer(e, source{issuer: r.Issuer, url: r.KeysURL, roots: r.Roots}, tokenAlgorithms)
+		if err != nil {
+			return err
+		}
+		i.plain = append(i.plain, e)
+	}
+	return nil
 }
 
 // readKeys makes the table of the keys of the configuration and of the store.
@@ -170,7 +201,10 @@ func (b *Book) bearer(r *Request, text string) Result {
 	if k := b.keys.Load().find(&hash); k != nil {
 		return k.check(r.Now)
 	}
-	if mistyped(text) {
+	switch {
+	case strings.Count(text, ".") == 2:
+		return b.token(r, text, &hash)
+	case mistyped(text):
 		return refused(Malformed)
 	}
 	return refused(UnknownKey)

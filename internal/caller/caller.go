@@ -58,7 +58,8 @@ type Identity struct {
 
 	entry  *entry
 	fields []Attribute
-	key    *key // what it proved itself with; nil: no API key
+	key    *key     // what it proved itself with; nil: no API key
+	bound  *binding // what every request must prove besides; nil: nothing
 }
 
 // Attribute is one thing known about a caller, such as Aws-Account. Name is
@@ -146,6 +147,7 @@ type Request struct {
 	Fields Header
 	Credentials
 
+	Peer    *Peer      // the client's certificate; nil: none
 	Client  netip.Addr // who asks, for limits
 	HasBody bool
 	Now     time.Time

@@ -11,6 +11,8 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	failures [numFailures]prometheus.Counter
+	fetches  [2]prometheus.Counter // of issuers' keys: those that worked, those that did not
+	evicted  prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -23,8 +25,15 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	for f := range Failure(numFailures) {
 		m.failures[f] = failures.WithLabelValues(f.String())
 	}
+	fetches := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "postern_caller_key_fetches_total", Help: "Fetches of the keys of token issuers by result.",
+	}, []string{"result"})
+	m.fetches = [2]prometheus.Counter{fetches.WithLabelValues("ok"), fetches.WithLabelValues("failed")}
+	m.evicted = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "postern_caller_token_evictions_total", Help: "Judged tokens that were forgotten before their time because there were too many.",
+	})
 	if reg != nil {
-		reg.MustRegister(m.requests, failures)
+		reg.MustRegister(m.requests, failures, fetches, m.evicted)
 	}
 	return m
 }
@@ -65,4 +74,12 @@ func (b *Book) Failed(f Failure) {
 	if int(f) < numFailures {
 		b.registry.metrics.failures[f].Inc()
 	}
+}
+
+func (m *metrics) fetched(err error) {
+	if err != nil {
+		m.fetches[1].Inc()
+		return
+	}
+	m.fetches[0].Inc()
 }

@@ -24,6 +24,9 @@ type Config struct {
 	Log *slog.Logger
 	// Registerer gets the metrics; nil registers none.
 	Registerer prometheus.Registerer
+	// Clock tells whether a time service has set the clock, and how long the
+	// machine has been up; nil asks the system.
+	Clock func() (synced bool, up time.Duration)
 }
 
 // Registry is what is remembered about callers as long as the process lives.
@@ -32,11 +35,17 @@ type Registry struct {
 	dir     string
 	log     *slog.Logger
 	metrics *metrics
+	clock   *clock
 	book    atomic.Pointer[Book] // the one in use; nil before Use
+
+	keysVersion atomic.Uint64 // counts up when an issuer's keys change
+	wake        chan struct{} // has something when Run has to look
 
 	mu    sync.Mutex       // one change of the files at a time
 	usage map[string]int64 // guarded by mu: when keys were last used
 	saved map[string]int64 // guarded by mu: what the file has of it
+
+	sets map[source]*keySet // guarded by mu
 }
 
 // New returns a Registry. It reads its files, starts no goroutine and touches
@@ -48,7 +57,11 @@ func New(cfg Config) (*Registry, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("callers: %w", err)
 	}
-	r := &Registry{dir: cfg.Dir, log: cfg.Log, metrics: newMetrics(cfg.Registerer), usage: make(map[string]int64)}
+	r := &Registry{dir: cfg.Dir, log: cfg.Log, metrics: newMetrics(cfg.Registerer), usage: make(map[string]int64), sets: make(map[source]*keySet), wake: make(chan struct{}, 1)}
+	if cfg.Clock == nil {
+		cfg.Clock = systemClock
+	}
+	r.clock = newClock(filepath.Join(cfg.Dir, clockName), cfg.Clock, cfg.Log)
 	path := filepath.Join(cfg.Dir, usageName)
 	used, err := readUsage(path)
 	if err != nil { // it is only told to people
@@ -72,8 +85,38 @@ func (r *Registry) used() map[string]int64 {
 	return out
 }
 
-// Use makes b the Book that Run and Reload look after.
-func (r *Registry) Use(b *Book) { r.book.Store(b) }
+// Use makes b the Book that Run and Reload look after; nil for none.
+func (r *Registry) Use(b *Book) {
+	r.book.Store(b)
+	r.mu.Lock()
+	keep := make(map[source]*keySet)
+	if b != nil {
+		for _, s := range b.keySets() {
+			keep[s.source] = s
+		}
+	}
+	r.sets = keep
+	r.mu.Unlock()
+	r.wakeUp()
+}
+
+// wakeUp has Run look for something to do.
+func (r *Registry) wakeUp() {
+	select {
+	case r.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// keySetOf returns the key set of a source, the running one if there is one.
+func (r *Registry) keySetOf(src source) (*keySet, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.sets[src]; s != nil {
+		return s, nil
+	}
+	return r.newKeySet(src)
+}
 
 // Reload reads the store again: what `proxy caller add` and the like changed
 // counts from then on. On an error nothing has changed.
@@ -91,22 +134,55 @@ func (r *Registry) Reload() error {
 	return nil
 }
 
-// saveEvery is how often it is written when keys were last used.
-const saveEvery = 5 * time.Minute
+const (
+	saveEvery = 5 * time.Minute  // how often the last use of keys and the time are written
+	lookEvery = 10 * time.Second // how often it is looked whether keys are due, and the clock is set
+)
 
-// Run looks after what the Registry remembers until ctx ends, and writes it
-// then. It returns nil.
+// Run fetches the keys of issuers and looks after what the Registry remembers,
+// until ctx ends; then it writes that. It waits for what it starts, and
+// returns nil. Not twice at the same time.
 func (r *Registry) Run(ctx context.Context) error {
-	tick := time.NewTicker(saveEvery)
+	var fetching sync.WaitGroup
+	defer fetching.Wait()
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	defer r.save()
+	saved := time.Now()
 	for {
+		now := time.Now()
+		r.clock.look(now)
+		if now.Sub(saved) >= saveEvery {
+			r.save()
+			saved = now
+		}
+		if b := r.book.Load(); b != nil {
+			for _, s := range b.keySets() {
+				if s.due(now) {
+					fetching.Go(func() { r.fetch(ctx, s) }) // waited for above
+				}
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			r.save()
+		case <-r.wake:
 		}
+	}
+}
+
+// fetch gets an issuer's keys and tells of a change for the worse or the
+// better.
+func (r *Registry) fetch(ctx context.Context, s *keySet) {
+	_, before := s.status()
+	err := s.fetch(ctx)
+	switch {
+	case ctx.Err() != nil:
+	case err != nil && before == nil:
+		r.log.Warn("the keys of an issuer are not to be had; those known are used on", "issuer", s.issuer, "err", err)
+	case err == nil && before != nil:
+		r.log.Info("the keys of an issuer are to be had again", "issuer", s.issuer)
 	}
 }
 
@@ -128,8 +204,9 @@ func (r *Registry) noteUsage() {
 	r.usage = now
 }
 
-// save writes usage.json when it changed.
+// save writes the time, and usage.json when it changed.
 func (r *Registry) save() {
+	r.clock.save(time.Now())
 	r.noteUsage()
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -17,10 +17,75 @@ type Caller struct {
 	// in the data folder. Default: none.
 	APIKeyHash []string `yaml:"api_key_hash"`
 
+	// An AWS role, and the Lambda function that has it. No secret is needed:
+	// AWS signs who calls. Absent: no AWS identity is this caller.
+	AWS *AWSCaller `yaml:"aws"`
+
+	// Tokens (JWT) of any other issuer, such as Cognito, GitHub Actions or
+	// Cloudflare Access. Absent: none are taken.
+	JWT *JWTCaller `yaml:"jwt"`
+
 	// Whether the backend gets what the caller proved itself with. Otherwise
 	// the field that held the key or token is taken out of the request.
 	// Default false.
 	KeepCredentials bool `yaml:"keep_credentials"`
+}
+
+// AWSCaller says which AWS identities are the caller. Its token comes from
+// sts:GetWebIdentityToken, as Authorization: Bearer, and is verified here with
+// the public keys of the account.
+type AWSCaller struct {
+	// The account's issuer, https://UUID.tokens.sts.global.api.aws, as `aws
+	// iam enable-outbound-web-identity-federation` tells. Required.
+	Issuer string `yaml:"issuer"`
+
+	// A PEM file with the roots to trust for AWS's own servers. Only tests
+	// need it. Absent: the system's roots.
+	CA string `yaml:"ca"`
+
+	// The audience the token must be for: this one and no other. Any text,
+	// such as the URL of this house, that tells it from others. Required.
+	Audience string `yaml:"audience"`
+
+	// The role, as arn:aws:iam::123456789012:role/orders. "*" stands for any
+	// characters up to the next "/" or ":", "?" for one; the account is
+	// exact. Required.
+	Role string `yaml:"role"`
+
+	// The Lambda function, as
+	// arn:aws:lambda:REGION:123456789012:function:orders, with "*" and "?" as
+	// in role. Absent: whatever has the role.
+	Function string `yaml:"function"`
+
+	// Whether only tokens are taken that belong to a key, which each request
+	// proves to have: by a tag cnf with the thumbprint of the key that signs
+	// the requests, or by a tag x5t.S256 with the hash of the client's
+	// certificate. What has such a tag is always held to it. Default false.
+	Bound bool `yaml:"bound"`
+}
+
+// JWTCaller says which tokens of an issuer are the caller. They come as
+// Authorization: Bearer, and are verified here with the issuer's public keys.
+type JWTCaller struct {
+	// The iss claim, which is the URL of the issuer. Required.
+	Issuer string `yaml:"issuer"`
+
+	// The aud claim: this one and no other. Required.
+	Audience string `yaml:"audience"`
+
+	// Where the issuer's keys are (a JWK set, RFC 7517). Default: where its
+	// /.well-known/openid-configuration says.
+	Keys string `yaml:"keys"`
+
+	// A PEM file with the roots to trust for the issuer's server. Absent: the
+	// system's roots.
+	CA string `yaml:"ca"`
+
+	// The claims a token must have, such as
+	// {repository: me/shop, ref: refs/heads/*}; a name with dots is a claim
+	// inside another one. "*" stands for any characters up to the next "/" or
+	// ":", "?" for one. At least one. Required.
+	Claims map[string]string `yaml:"claims"`
 }
 
 // CallerNames says who may use a site or route: names of callers, or any for

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/hex"
 	"maps"
+	"net/url"
 	"slices"
 	"strings"
 )
@@ -45,6 +46,128 @@ func (c *checker) callerName(at, name string) {
 
 func (c *checker) caller(at string, caller *Caller, taken map[string]string) {
 	c.keyHashes(at+".api_key_hash", caller.APIKeyHash, taken)
+	if a := caller.AWS; a != nil && !c.broken[at+".aws"] {
+		c.awsCaller(at+".aws", a)
+	}
+	if j := caller.JWT; j != nil && !c.broken[at+".jwt"] {
+		c.jwtCaller(at+".jwt", j)
+	}
+}
+
+// needs reports a key that must be there; it returns whether it is.
+func (c *checker) needs(path, key, value, want string) bool {
+	if value != "" {
+		return !c.isBroken(path + "." + key)
+	}
+	switch at := path + "." + key; {
+	case c.written(at) && !c.isBroken(at):
+		c.errorf(at, "is empty, want %s", want)
+	case !c.written(at) && !c.unknown[path]:
+		c.errorf(path, "has no %s, want %s", key, want)
+	}
+	return false
+}
+
+func (c *checker) awsCaller(path string, a *AWSCaller) {
+	if c.needs(path, "issuer", a.Issuer, "the account's issuer, https://UUID.tokens.sts.global.api.aws") {
+		c.issuerURL(path+".issuer", a.Issuer)
+		u, err := url.Parse(a.Issuer)
+		if err == nil && !strings.HasSuffix(u.Hostname(), ".tokens.sts.global.api.aws") && !nearby(u.Hostname()) {
+			c.errorf(path+".issuer", "%q is not AWS's, want https://UUID.tokens.sts.global.api.aws as `aws iam enable-outbound-web-identity-federation` tells; other issuers go under jwt", a.Issuer)
+		}
+	}
+	c.needs(path, "audience", a.Audience, "what the token must be for, such as https://mypi.duckdns.org")
+	if c.written(path + ".ca") {
+		c.file(path+".ca", a.CA)
+	}
+	account := ""
+	if c.needs(path, "role", a.Role, "a role such as arn:aws:iam::123456789012:role/orders") {
+		account = c.arn(path+".role", a.Role, "iam", "role/", "arn:aws:iam::123456789012:role/orders")
+	}
+	if c.written(path+".function") && !c.isBroken(path+".function") {
+		of := c.arn(path+".function", a.Function, "lambda", "function:", "arn:aws:lambda:eu-west-1:123456789012:function:orders")
+		if of != "" && account != "" && of != account {
+			c.errorf(path+".function", "is of the account %s and the role of %s, so no token has both; correct one of them", of, account)
+		}
+	}
+}
+
+// arn checks a pattern of an Amazon resource name and returns its account, ""
+// when it was reported.
+func (c *checker) arn(at, s, service, kind, form string) (account string) {
+	parts := strings.SplitN(s, ":", 6)
+	name := ""
+	if len(parts) == 6 {
+		name = strings.TrimPrefix(parts[5], kind)
+	}
+	switch {
+	case len(parts) != 6 || parts[0] != "arn":
+		c.errorf(at, "%q is no ARN, want a form such as %s", s, form)
+	case service == "iam" && parts[2] == "sts" && strings.HasPrefix(parts[5], "assumed-role/"):
+		c.errorf(at, "%q is a session of a role, want the role itself: arn:%s:iam::%s:role/%s", s, parts[1], parts[4], strings.Split(parts[5], "/")[1])
+	case parts[2] != service || !strings.HasPrefix(parts[5], kind) || name == "" || service == "iam" && parts[3] != "":
+		c.errorf(at, "%q is another kind of ARN, want a form such as %s", s, form)
+	case len(parts[4]) != 12 || strings.Trim(parts[4], "0123456789") != "":
+		c.errorf(at, "%q: %q is not the number of an account, want 12 digits; patterns are not allowed there", s, parts[4])
+	case strings.Contains(parts[1], "*") || strings.Contains(parts[1], "?"):
+		c.errorf(at, "%q: %q is not a partition, want aws, aws-cn or aws-us-gov", s, parts[1])
+	default:
+		if strings.Trim(name, "*?/:") == "" {
+			c.warnf(at, "%q is anything of the account %s; write the name, if only one is meant", s, parts[4])
+		}
+		return parts[4]
+	}
+	return ""
+}
+
+func (c *checker) jwtCaller(path string, j *JWTCaller) {
+	if c.needs(path, "issuer", j.Issuer, "the issuer's URL, as in the iss claim of its tokens") {
+		c.issuerURL(path+".issuer", j.Issuer)
+	}
+	c.needs(path, "audience", j.Audience, "the aud claim of the tokens")
+	if c.written(path + ".keys") {
+		c.at(path+".keys", func() { c.httpsURL(path+".keys", j.Keys) })
+	}
+	if c.written(path + ".ca") {
+		c.file(path+".ca", j.CA)
+	}
+	if len(j.Claims) == 0 && !c.broken[path+".claims"] && !c.unknown[path] {
+		c.errorf(path, "has no claims, so that every token of the issuer for this audience would do; name at least one, such as claims: {sub: …}")
+	}
+	for _, name := range slices.Sorted(maps.Keys(j.Claims)) {
+		at := path + ".claims." + name
+		c.at(at, func() {
+			switch v := j.Claims[name]; {
+			case v == "":
+				c.errorf(at, "is empty, want the claim's value or a pattern of it")
+			case strings.Trim(v, "*") == "":
+				c.errorf(at, "%q is any value, which says nothing about who calls; write a part of it", v)
+			}
+		})
+	}
+}
+
+// issuerURL checks the URL of an issuer, which is compared byte for byte.
+func (c *checker) issuerURL(at, s string) {
+	if c.httpsURL(at, s) && strings.ContainsAny(s, "?#") {
+		c.errorf(at, "%q has a query or a fragment, which no issuer has (RFC 8414 section 2)", redactURL(s))
+	}
+}
+
+// httpsURL checks a URL that keys come from.
+func (c *checker) httpsURL(at, s string) bool {
+	u, err := checkURL(s)
+	switch {
+	case err != nil:
+		c.errorf(at, "%v", err)
+	case u.User != nil:
+		c.errorf(at, "%q holds a user name, which does not belong there", redactURL(s))
+	case u.Scheme != "https" && !isLoopbackHost(u.Hostname()):
+		c.errorf(at, "%q is not https, so anyone on the way could replace the keys", redactURL(s))
+	default:
+		return true
+	}
+	return false
 }
 
 func (c *checker) keyHashes(path string, hashes []string, taken map[string]string) {

@@ -221,6 +221,9 @@ func (c *Config) inherit(env environment, dir string) {
 	if sock, ok := strings.CutPrefix(c.Admin.Listen, "unix:"); ok {
 		c.Admin.Listen = "unix:" + env.resolve(dir, sock)
 	}
+	for _, caller := range c.Callers {
+		caller.resolve(env, dir)
+	}
 	c.Guard.RateLimit.inherit()
 	for i := range c.Sites {
 		c.Sites[i].inherit(c, env, dir)
@@ -292,5 +295,15 @@ func (u Upstreams) resolve(env environment, dir string) {
 		if sock, ok := strings.CutPrefix(addr, "unix:"); ok {
 			u[i] = "unix:" + env.resolve(dir, sock)
 		}
+	}
+}
+
+// resolve makes the paths of a caller start where the process does.
+func (c *Caller) resolve(env environment, dir string) {
+	if c.AWS != nil {
+		c.AWS.CA = env.resolve(dir, c.AWS.CA)
+	}
+	if c.JWT != nil {
+		c.JWT.CA = env.resolve(dir, c.JWT.CA)
 	}
 }

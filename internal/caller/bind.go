@@ -1,0 +1,55 @@
+package caller
+
+import (
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+)
+
+// binding is a key that a token belongs to. AWS signs the tags of
+// sts:GetWebIdentityToken into the token: with the thumbprint of a key in one
+// of them, a token that was stolen is worth nothing without that key.
+type binding struct {
+	thumbprint string // RFC 7638, of an Ed25519 key; "": none
+	cert       string // base64url of the SHA-256 of a client certificate (RFC 8705 section 3.1); "": none
+}
+
+// newBinding reads a binding from the tags or claims with the given names; nil
+// when there is none.
+func newBinding(from map[string]any, key, cert string) *binding {
+	var b binding
+	b.thumbprint, _ = from[key].(string)
+	b.cert, _ = from[cert].(string)
+	if b == (binding{}) {
+		return nil
+	}
+	return &b
+}
+
+// prove finds out whether the request has the keys that its token belongs to.
+func (b *Book) prove(r *Request, res Result) Result {
+	bound := res.Identity.bound
+	if bound.thumbprint != "" {
+		return refused(NotBound)
+	}
+	if bound.cert != "" && !r.Peer.is(bound.cert) {
+		return refused(NotBound)
+	}
+	return res
+}
+
+// Peer is the certificate of a TLS client. The handshake proved that the client
+// has its key; who signed it is not looked at before it matters.
+type Peer struct {
+	sum [sha256.Size]byte
+}
+
+// is reports whether the certificate has the hash, in base64url. A nil Peer
+// has none.
+func (p *Peer) is(hash string) bool {
+	if p == nil {
+		return false
+	}
+	own := base64.RawURLEncoding.EncodeToString(p.sum[:])
+	return subtle.ConstantTimeCompare([]byte(own), []byte(hash)) == 1
+}
