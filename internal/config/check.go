@@ -305,46 +305,6 @@ func (c *checker) networks(path string, ps []netip.Prefix) {
 	}
 }
 
-func (c *checker) guard() {
-	g := &c.cfg.Guard
-	c.choice("guard.mode", &g.Mode, "enforce", "detect", "off")
-	for _, list := range []struct {
-		path string
-		ps   []netip.Prefix
-	}{{"guard.never", g.Never}, {"guard.allow", g.Allow}} {
-		for _, p := range list.ps {
-			if p.IsValid() && p.Bits() == 0 {
-				c.warnf(list.path, "%s is everybody, so nobody is ever banned; write mode: detect if that is meant", p)
-			}
-		}
-	}
-	c.kernel()
-	c.rateLimit("guard.rate_limit", g.RateLimit)
-	c.atLeastTime("guard.bans.first", g.Bans.First, time.Second)
-	c.atLeastTime("guard.bans.max", g.Bans.Max, time.Second)
-	c.at("guard.bans", func() {
-		if g.Bans.First > g.Bans.Max && g.Bans.Max >= time.Second {
-			at := "guard.bans.first"
-			if !c.written(at) {
-				at = "guard.bans.max"
-			}
-			c.errorf(at, "first (%s) is longer than max (%s); lower first or raise max", formatDuration(g.Bans.First), formatDuration(g.Bans.Max))
-		}
-	})
-}
-
-func (c *checker) rateLimit(path string, l *RateLimit) {
-	if l == nil || c.isBroken(path) {
-		return
-	}
-	if l.Rate.Events == 0 {
-		c.errorf(path, `has no rate, want one such as rate: 20/s`)
-	}
-	if c.written(path + ".burst") {
-		c.atLeast(path+".burst", l.Burst, 1)
-	}
-}
-
 func (c *checker) limits() {
 	const least = 10 * time.Millisecond
 	l := &c.cfg.Limits

@@ -209,6 +209,7 @@ func (c *checker) route(at string, r *Route, pat pattern, ok bool, before []seen
 	c.upstreams(at+".upstream", r.Upstream)
 	c.timeout(at+".timeout", &r.Timeout)
 	c.rateLimit(at+".rate_limit", r.RateLimit)
+	c.routeLimits(at+".limits", r.Limits)
 	if len(does) == 1 && does[0] != "upstream" {
 		for _, key := range slices.Concat([]string{"strip_prefix", "timeout"}, backendKeys) {
 			if c.written(at + "." + key) {

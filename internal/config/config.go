@@ -345,57 +345,6 @@ type OnDemand struct {
 	Ask string `yaml:"ask"`
 }
 
-// Guard says who is refused.
-type Guard struct {
-	// enforce, detect or off. detect counts and logs what would have been
-	// refused, and refuses nothing. Default enforce.
-	Mode string `yaml:"mode"`
-
-	// Networks that are never banned. Giving the key replaces the built-in
-	// list: loopback, private, link-local and carrier-grade NAT networks.
-	// This machine's own addresses and trusted_proxies are always spared.
-	// Default: the built-in list.
-	Never []netip.Prefix `yaml:"never"`
-
-	// More networks that are never banned, on top of never. Default: none.
-	Allow []netip.Prefix `yaml:"allow"`
-
-	// The rate each client address may ask at, over all sites. Absent: no
-	// such limit.
-	RateLimit *RateLimit `yaml:"rate_limit"`
-
-	// How long an address that misbehaved is refused.
-	Bans Bans `yaml:"bans"`
-
-	// off or nftables. nftables has the kernel drop what is banned, on the
-	// ports of listen, in a table of its own (inet postern) whose entries end
-	// by themselves. Only on Linux, and it needs CAP_NET_ADMIN; without it
-	// banned addresses are refused all the same. Default off.
-	Kernel string `yaml:"kernel"`
-}
-
-// Bans says how long bans last. Each further ban of an address lasts longer,
-// from first up to max.
-type Bans struct {
-	// How long the first ban of an address lasts. Default 10m.
-	First time.Duration `yaml:"first"`
-
-	// The longest ban. Default 24h.
-	Max time.Duration `yaml:"max"`
-}
-
-// RateLimit is a rate for one client address and how far it may be ahead of
-// it. An IPv6 client counts by its /64 network. What is over the rate is
-// answered 429 with Retry-After and RateLimit headers. `rate_limit: 20/s` is
-// short for the rate alone.
-type RateLimit struct {
-	// Requests per time: "20/s", "300/m", "5000/h" or "1/10s". Required.
-	Rate Rate `yaml:"rate"`
-
-	// How many requests may come at once. Default: the number in rate.
-	Burst int `yaml:"burst"`
-}
-
 // Limits bounds what strangers can make postern hold.
 type Limits struct {
 	// Open connections in total; fewer when the process has too few file
@@ -498,6 +447,10 @@ type Site struct {
 
 	// A limit per client address over the whole site. Absent: none.
 	RateLimit *RateLimit `yaml:"rate_limit"`
+
+	// Whether strangers may send anything here, see open of a route: for every
+	// route that does not say it itself, upstream included. Default false.
+	Open bool `yaml:"open"`
 
 	// The largest request body for this site. Default: limits.body.
 	MaxBody *Size `yaml:"max_body"`

@@ -50,12 +50,7 @@ func Default() *Config {
 			Retry:      Retry{Check: 30 * time.Second, AttemptsPerHour: 4},
 			MinVersion: "1.2",
 		},
-		Guard: Guard{
-			Mode:   "enforce",
-			Never:  neverBanned(),
-			Bans:   Bans{First: 10 * time.Minute, Max: 24 * time.Hour},
-			Kernel: kernelOff,
-		},
+		Guard: defaultGuard(),
 		Limits: Limits{
 			Connections:           4096,
 			ConnectionsPerAddress: 64,
@@ -224,7 +219,7 @@ func (c *Config) inherit(env environment, dir string) {
 	for _, caller := range c.Callers {
 		caller.resolve(env, dir)
 	}
-	c.Guard.RateLimit.inherit()
+	c.Guard.inherit(&c.Limits)
 	for i := range c.Sites {
 		c.Sites[i].inherit(c, env, dir)
 	}
@@ -256,6 +251,12 @@ func (s *Site) inherit(c *Config, env environment, dir string) {
 		}
 		if r.MaxBody == nil {
 			r.MaxBody = s.MaxBody
+		}
+		if r.Open == nil {
+			r.Open = &s.Open
+		}
+		if r.Limits == nil {
+			r.Limits = c.Guard.Limits.PerRoute
 		}
 		if len(r.Callers) == 0 {
 			r.Callers = s.Callers

@@ -103,6 +103,8 @@ func kindOf(t reflect.Type) string {
 		return `names of callers such as [orders], or any`
 	case reflect.TypeFor[Rate]():
 		return `a rate such as "20/s"`
+	case reflect.TypeFor[Points]():
+		return "a number of points such as 2.5"
 	case reflect.TypeFor[Percent]():
 		return `a percentage such as "50%"`
 	case reflect.TypeFor[StatusRange]():

@@ -89,6 +89,16 @@ type Route struct {
 	// none.
 	RateLimit *RateLimit `yaml:"rate_limit"`
 
+	// What this route gets from everybody together. Default: those of
+	// guard.limits.per_route.
+	Limits *RouteLimits `yaml:"limits"`
+
+	// Whether strangers may send anything here: then requests for what only
+	// scanners ask for, such as /.env and /wp-login.php, are refused and their
+	// senders banned although the route takes them. Not for an application
+	// that has such paths itself. Default: the site's open.
+	Open *bool `yaml:"open"`
+
 	// The largest request body on this route. Default: the site's max_body.
 	MaxBody *Size `yaml:"max_body"`
 }
