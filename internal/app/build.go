@@ -22,6 +22,8 @@ type built struct {
 	snapshot *proxy.Snapshot
 	pools    map[string]*sharedPool
 	limiters map[string]*sharedLimiter
+	quotas   map[string]*sharedQuota
+	gates    map[string]*proxy.RouteGate
 }
 
 type sharedPool struct {
@@ -48,7 +50,7 @@ type parts struct {
 // build translates cfg. What is unchanged since before (nil: nothing) is
 // taken over: connections to backends, and how much of a rate is used up.
 func build(cfg *config.Config, before *built, p parts) (*built, error) {
-	b := &built{pools: make(map[string]*sharedPool), limiters: make(map[string]*sharedLimiter)}
+	b := &built{pools: make(map[string]*sharedPool), limiters: make(map[string]*sharedLimiter), quotas: make(map[string]*sharedQuota), gates: make(map[string]*proxy.RouteGate)}
 	snap := &proxy.Snapshot{
 		Trusted:   cfg.TrustedProxies,
 		HTTPSPort: p.httpsPort,
@@ -63,7 +65,9 @@ func build(cfg *config.Config, before *built, p parts) (*built, error) {
 			Stall:     cfg.Limits.StallTimeout,
 			Grace:     cfg.Grace,
 		},
-		Rate: b.rate(p.guard, "all", "address", cfg.Guard.RateLimit, before),
+		Rates:  b.addressRates(p.guard, &cfg.Guard, before),
+		Total:  b.quota("all", "total", guard.LimitTotalRate, cfg.Guard.Limits.Total, before),
+		Tarpit: cfg.Guard.Tarpit,
 	}
 	var err error
 	if snap.Callers, err = callerBook(p.callers, cfg); err != nil {
@@ -96,7 +100,9 @@ func (b *built) site(cfg *config.Config, s *config.Site, before *built, p parts)
 			Name: r.Path, Pattern: r.Path, StripPrefix: r.StripPrefix,
 			Rate:    b.rate(p.guard, fmt.Sprint(name, " ", i, " ", r.Path), "route", r.RateLimit, before),
 			MaxBody: maxBody(cfg, s, &r),
+			Open:    r.Open != nil && *r.Open,
 		}
+		b.routeLimits(&rt, fmt.Sprint(name, " ", i, " ", r.Path), cfg, &r, before)
 		var err error
 		if rt.Callers, err = access(b.snapshot.Callers, r.Callers); err != nil {
 			return out, table, fmt.Errorf("site %s: route %s: %w", name, r.Path, err)

@@ -342,8 +342,15 @@ func (g *Guard) isShared(addr netip.Addr) bool {
 
 // refusable reports whether a ban of the canonical addr counts now. It is
 // asked about banned ones only, as it costs more than all the rest.
-func (g *Guard) refusable(p *policy, k key, addr netip.Addr, at int64) bool {
-	return !g.crowd.masked.Load() && !g.spared(p, addr) && !g.trust.has(k, at)
+func (g *Guard) refusable(p *policy, addr netip.Addr) bool {
+	return !g.crowd.masked.Load() && !g.spared(p, addr)
+}
+
+// alone reports whether a banned address has no caller behind it: one that is
+// shared, or from where a caller proved itself lately, is refused by the
+// request, as the next may be a caller's.
+func (g *Guard) alone(k key, addr netip.Addr, at int64) bool {
+	return !g.isShared(addr) && !g.trust.has(k, at)
 }
 
 // AllowConn decides about a connection that was just accepted from addr. When
@@ -351,8 +358,8 @@ func (g *Guard) refusable(p *policy, k key, addr netip.Addr, at int64) bool {
 // ConnClosed when it ends. The zero Addr stands for a peer without an
 // address, which only the total binds.
 //
-// A banned address that SetShared knows is let in: its requests are judged
-// one by one.
+// A banned address that SetShared knows, or that was Authenticated lately, is
+// let in: its requests are judged one by one.
 func (g *Guard) AllowConn(addr netip.Addr, now time.Time) Verdict {
 	p := g.policy.Load()
 	addr = canonical(addr)
@@ -361,7 +368,7 @@ func (g *Guard) AllowConn(addr netip.Addr, now time.Time) Verdict {
 		g.log.Warn("clients have addresses of their own again: bans are switched on")
 		g.emit(Event{Kind: EventBansOn, At: now})
 	}
-	banned := p.mode != Off && g.bans.banned(k, at) && g.refusable(p, k, addr, at) && !g.isShared(addr)
+	banned := p.mode != Off && g.bans.banned(k, at) && g.refusable(p, addr) && g.alone(k, addr, at)
 	v := Verdict{Reason: Banned}
 	if !banned || p.mode == Detect {
 		v = g.countConn(p, k, addr, banned, now)
@@ -422,7 +429,7 @@ func (g *Guard) AllowRequest(addr netip.Addr, now time.Time) Verdict {
 	addr = canonical(addr)
 	k, at := keyOf(addr), g.at(now)
 	v := Verdict{Allowed: true}
-	if p.mode != Off && g.bans.banned(k, at) && g.refusable(p, k, addr, at) {
+	if p.mode != Off && g.bans.banned(k, at) && g.refusable(p, addr) {
 		v = Verdict{Allowed: p.mode == Detect, Would: p.mode == Detect, Reason: Banned}
 	}
 	return g.metrics.verdict(layerRequest, v)
@@ -459,7 +466,7 @@ func (g *Guard) Banned(addr netip.Addr, now time.Time) bool {
 	p := g.policy.Load()
 	addr = canonical(addr)
 	k, at := keyOf(addr), g.at(now)
-	return p.mode == Enforce && g.bans.banned(k, at) && g.refusable(p, k, addr, at)
+	return p.mode == Enforce && g.bans.banned(k, at) && g.refusable(p, addr)
 }
 
 // Decoy reports whether path is one of Config.Decoys. It allocates nothing.
@@ -524,4 +531,14 @@ func (m Mode) String() string {
 		return "off"
 	}
 	return "unknown"
+}
+
+// Cuts reports whether a connection of addr that is open should end now: it is
+// banned, and no caller may be behind the address.
+func (g *Guard) Cuts(addr netip.Addr, now time.Time) bool {
+	if !g.Banned(addr, now) {
+		return false
+	}
+	addr = canonical(addr)
+	return g.alone(keyOf(addr), addr, g.at(now))
 }

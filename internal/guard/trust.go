@@ -67,9 +67,10 @@ func (t *trust) has(k key, now int64) bool {
 }
 
 // Authenticated tells that a request of addr proved who sent it, at the time
-// now. For Config.Trust from then on, the address is neither scored nor
-// refused for a ban: callers share addresses with others. It never waits, and
-// may be called for every such request.
+// now. For Config.Trust from then on, the address is not scored, so that no
+// ban begins, and one that it has refuses requests of strangers rather than
+// connections: callers share addresses with others. It never waits, and may be
+// called for every such request.
 func (g *Guard) Authenticated(addr netip.Addr, now time.Time) {
 	p := g.policy.Load()
 	if k := keyOf(canonical(addr)); k != 0 && p.trust > 0 {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,7 +137,7 @@ func (c *clientConn) refuse(reason string, s guard.Signal) {
 	}
 	c.srv.metrics.refusedConn(reason)
 	c.srv.log.Debug("connection refused", "client", c.client, "listener", c.kind.String(), "reason", reason)
-	c.srv.cfg.Guard.Observe(c.client, s, time.Now())
+	c.srv.cfg.Guard.Report(c.client, s, guard.Evidence{Rule: reason}, time.Now())
 }
 
 // Write gives the client stall time to take p. The deadline is moved only
@@ -151,7 +152,20 @@ func (c *clientConn) Write(p []byte) (int, error) {
 	}
 	n, err := c.Conn.Write(p)
 	c.out.Add(int64(n))
+	if err != nil && c.stall > 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		c.slow("slow_read")
+	}
 	return n, err
+}
+
+// slow scores a client that keeps us waiting in the middle of something, once
+// for a connection.
+func (c *clientConn) slow(what string) {
+	if c.judged.Swap(true) {
+		return
+	}
+	c.srv.metrics.refusedConn(what)
+	c.srv.cfg.Guard.Report(c.client, guard.SlowPeer, guard.Evidence{Rule: what}, time.Now())
 }
 
 // SetDeadline is remembered as far as writing goes.
@@ -248,6 +262,6 @@ func (s *Server) noteMalformed(c *clientConn, reason string) {
 	s.metrics.malformed.WithLabelValues(reason).Inc()
 	s.log.Debug("malformed request", "client", c.client, "reason", reason)
 	if !c.judged.Swap(true) {
-		s.cfg.Guard.Observe(c.client, guard.Malformed, time.Now())
+		s.cfg.Guard.Report(c.client, guard.Malformed, guard.Evidence{Rule: reason}, time.Now())
 	}
 }

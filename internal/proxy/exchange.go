@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"postern/internal/caller"
-	"postern/internal/guard"
 	"postern/internal/route"
 	"postern/internal/upstream"
 )
@@ -85,6 +84,9 @@ type exchange struct {
 	trace   *upstream.Trace
 	err     error // what the forwarding met, for the log
 	refused bool  // the connection is closed instead of an answer
+	tarpit  bool  // before that, it is kept busy
+	counted bool  // the guard counts it as under way
+	inRoute bool  // so does the route
 	status  int   // of the final answer; 0: none began
 	sent    int64 // body bytes of the answer
 }
@@ -144,122 +146,6 @@ func splitTarget(t string) (path, query string) {
 	}
 	path, query, _ = strings.Cut(t, "?")
 	return path, query
-}
-
-// admit judges the request before its route is known. A known caller is not
-// judged by its address, which it may share with anybody.
-func (x *exchange) admit() bool {
-	if !x.secure && x.s.cfg.Challenge != nil && strings.HasPrefix(x.path, "/.well-known/acme-challenge/") {
-		if x.msg.challenge(x.s.cfg.Challenge) {
-			x.verdict = "acme_challenge"
-			return false
-		}
-	}
-	g := x.s.cfg.Guard
-	if x.caller == nil {
-		if v := g.AllowRequest(x.client, x.start); !v.Allowed {
-			return x.refuse("banned", nil)
-		}
-	}
-	if signal, bad := g.Shape(x.method, x.rawTarget, x.rawHost); bad {
-		return x.refuse("bad_shape", &signal)
-	}
-	if x.host == "" {
-		x.conn.judged.Store(true)
-		x.observe(guard.Malformed)
-		x.problem(http.StatusBadRequest, "bad_host", "The Host field names no host.")
-		return false
-	}
-	return x.within(x.snap.Rate)
-}
-
-// observe scores the client's address, unless a known caller uses it.
-func (x *exchange) observe(signal guard.Signal) {
-	if x.caller == nil {
-		x.s.cfg.Guard.Observe(x.client, signal, x.start)
-	}
-}
-
-// within takes one request from a limit of the client's address and answers
-// 429 when it is used up. Known callers have no such limit: they share their
-// addresses.
-func (x *exchange) within(rate *Rate) bool {
-	if rate == nil || x.caller != nil {
-		return true
-	}
-	d := rate.Limiter.Take(x.client, x.start)
-	if d.OK {
-		return true
-	}
-	x.s.cfg.Guard.Observe(x.client, guard.RateLimited, x.start)
-	if x.s.cfg.Guard.Mode() != guard.Enforce {
-		return true
-	}
-	x.problem(http.StatusTooManyRequests, "rate_limited", "Too many requests. Retry after the time given in Retry-After.",
-		rateFields(rate.Policy, d)...)
-	return false
-}
-
-// find chooses the site and route.
-func (x *exchange) find() bool {
-	si := x.snap.Table.Site(x.host)
-	if si < 0 {
-		return x.refuse("unknown_host", ptr(guard.UnknownHost))
-	}
-	x.site = &x.snap.Sites[si]
-	if !x.secure && x.site.HTTP == HTTPOff {
-		return x.refuse("http_off", ptr(guard.UnknownHost))
-	}
-	m := x.snap.Table.Match(si, x.method, x.path)
-	switch m.Kind {
-	case route.Matched:
-		x.route = &x.site.Routes[m.Route]
-	case route.MethodNotAllowed:
-		x.problem(http.StatusMethodNotAllowed, "method", "The method is not allowed for this path.", textField{"Allow", m.Allow})
-		return false
-	case route.NoRoute:
-		return x.noRoute()
-	default: // Ambiguous, BadPath
-		x.observe(guard.AmbiguousPath)
-		x.problem(http.StatusBadRequest, "bad_path", "The path can be read in more than one way.")
-		return false
-	}
-	if !x.secure && x.site.HTTP == HTTPRedirect && x.scheme != "https" {
-		x.toHTTPS()
-		return false
-	}
-	return x.within(x.site.Rate) && x.within(x.route.Rate)
-}
-
-// noRoute refuses a path no route takes. What browsers ask for by themselves
-// is no sign of a scanner.
-func (x *exchange) noRoute() bool {
-	if guard.Unasked(x.path) {
-		x.problem(http.StatusNotFound, "no_route", "Nothing is served here.")
-		return false
-	}
-	signal := guard.NoRoute
-	if _, known := guard.ScannerSignature(x.path); known {
-		signal = guard.Scanner
-	}
-	return x.refuse("no_route", &signal)
-}
-
-// refuse closes the connection without an answer, scored by signal if one is
-// given. A guard that does not enforce answers instead, and so is a known
-// caller answered: its connection carries other requests.
-func (x *exchange) refuse(reason string, signal *guard.Signal) bool {
-	g := x.s.cfg.Guard
-	x.conn.judged.Store(true)
-	if signal != nil {
-		x.observe(*signal)
-	}
-	if g.Mode() != guard.Enforce || x.caller != nil {
-		x.problem(http.StatusNotFound, reason, "Nothing is served here.")
-		return false
-	}
-	x.verdict, x.refused = reason, true
-	return false
 }
 
 // forward does what the route says.

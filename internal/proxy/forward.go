@@ -221,6 +221,9 @@ func (x *exchange) upstreamFailed(err error, clientGone bool) (gone bool) {
 		return false
 	}
 	if stalled, ok := errors.AsType[*bodyStalledError](err); ok {
+		if x.caller == nil {
+			x.conn.slow("slow_body")
+		}
 		x.problem(http.StatusRequestTimeout, "body_stalled", stalled.Error())
 		return false
 	}

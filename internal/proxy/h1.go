@@ -330,9 +330,13 @@ func (h *h1) lost(err error) {
 		h.reply(http.StatusRequestHeaderFieldsTooLarge, "head_too_long")
 		return
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) && h.conn.requests.Load() == 0 && !h.conn.judged.Swap(true) {
+	switch {
+	case !errors.Is(err, os.ErrDeadlineExceeded):
+	case h.in.Buffered() > 0: // a head that began
+		h.conn.slow("header_timeout")
+	case h.conn.requests.Load() == 0 && !h.conn.judged.Swap(true):
 		h.s.metrics.refusedConn("header_timeout")
-		h.s.cfg.Guard.Observe(h.conn.client, guard.Timeout, time.Now())
+		h.s.cfg.Guard.Report(h.conn.client, guard.Timeout, guard.Evidence{Rule: "no_request"}, time.Now())
 	}
 }
 
@@ -491,6 +495,9 @@ func (h *h1) credentials() (c caller.Credentials) {
 }
 
 func (h *h1) hangUp(x *exchange) {
+	if x.tarpit && x.refused && x.snap.Tarpit && !h.begun {
+		h.s.keepBusy(h.nc)
+	}
 	x.conn.brutal.Store(true)
 	h.closing = true
 }

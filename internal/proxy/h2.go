@@ -95,11 +95,15 @@ func (s *Server) h2Abuse(hc *h2.Conn, kind h2.Abuse) {
 	}
 	signal := guard.Malformed
 	switch kind {
-	case h2.AbuseNoRequest, h2.AbuseSlowHead, h2.AbuseSlowRead:
+	case h2.AbuseResets, h2.AbuseControl, h2.AbuseContinuation:
+		signal = guard.Flood
+	case h2.AbuseSlowHead, h2.AbuseSlowRead:
+		signal = guard.SlowPeer
+	case h2.AbuseNoRequest:
 		signal = guard.Timeout
 	}
 	if !c.judged.Swap(true) {
-		s.cfg.Guard.Observe(c.client, signal, time.Now())
+		s.cfg.Guard.Report(c.client, signal, guard.Evidence{Rule: "h2_" + kind.String()}, time.Now())
 	}
 }
 
@@ -168,7 +172,7 @@ func (m *h2Message) credentials() (c caller.Credentials) {
 
 // hangUp ends the stream, and the connection too once the address is banned.
 func (m *h2Message) hangUp(x *exchange) {
-	if m.s.cfg.Guard.Banned(m.conn.client, time.Now()) {
+	if m.s.cfg.Guard.Cuts(m.conn.client, time.Now()) {
 		m.conn.abort()
 		return
 	}

@@ -52,10 +52,16 @@ func (x *exchange) permit() bool {
 		book.Failed(x.denied)
 	}
 	if x.denied.Forged() {
-		x.observe(guard.Forged)
+		x.observe(guard.Forged, x.deniedRule())
 	}
 	x.unauthorized()
 	return false
+}
+
+// deniedRule is the word for what was wrong with the credentials.
+func (x *exchange) deniedRule() string {
+	reason, _ := x.denied.Told()
+	return reason
 }
 
 // unauthorized asks for credentials (RFC 9110 section 11.6.1), or for others.

@@ -187,7 +187,7 @@ func TestKnownCallerPassesABan(t *testing.T) {
 // TestForgedIsScored: who guesses keys is banned, who has an old one is not,
 // and a route for everybody scores nobody.
 func TestForgedIsScored(t *testing.T) {
-	r := callerRig(t, options{guard: guard.Config{Never: []netip.Prefix{}}})
+	r := callerRig(t, options{guard: guard.Config{Never: []netip.Prefix{}, Trust: -1}})
 	c := r.httpClient(false)
 	for range 20 {
 		ask(t, c, "https://a.test/", "Authorization", "Bearer the application's own")

@@ -30,6 +30,7 @@ type metrics struct {
 	sent         prometheus.Counter
 	tunnels      prometheus.Gauge
 	mirrored     *prometheus.CounterVec
+	tarpitted    prometheus.Counter
 
 	handshakes    *prometheus.CounterVec
 	handshakeTime prometheus.Histogram
@@ -69,6 +70,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		sent:          prometheus.NewCounter(prometheus.CounterOpts{Name: "postern_sent_bytes_total", Help: "Bytes sent on closed client connections, TLS included."}),
 		tunnels:       prometheus.NewGauge(prometheus.GaugeOpts{Name: "postern_tunnels_open", Help: "Upgraded connections (WebSocket and the like)."}),
 		mirrored:      counter("postern_mirrored_requests_total", "Copies of requests for a route's mirror: sent, failed, dropped because too many were under way, or skipped because the body was not at hand.", "result"),
+		tarpitted:     prometheus.NewCounter(prometheus.CounterOpts{Name: "postern_tarpit_connections_total", Help: "Scanners that were kept busy instead of cut off."}),
 		handshakes:    counter("postern_tls_handshakes_total", "TLS handshakes by result.", "result"),
 		handshakeTime: prometheus.NewHistogram(histogram("postern_tls_handshake_duration_seconds", "Time of successful TLS handshakes.")),
 		resumed:       prometheus.NewCounter(prometheus.CounterOpts{Name: "postern_tls_resumptions_total", Help: "Successful TLS handshakes that resumed a session."}),
@@ -78,7 +80,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.nowhere = m.forRoute(noSite, noRoute)
 	if reg != nil {
 		reg.MustRegister(m.requests, m.duration, m.upstreamTime, m.inFlight, m.reqBytes, m.respBytes, m.verdicts,
-			m.connections, m.openConns, m.acceptErrors, m.refused, m.malformed, m.received, m.sent, m.tunnels, m.mirrored,
+			m.connections, m.openConns, m.acceptErrors, m.refused, m.malformed, m.received, m.sent, m.tunnels, m.mirrored, m.tarpitted,
 			m.handshakes, m.handshakeTime, m.resumed, m.h2Errors, m.noise)
 	}
 	return m

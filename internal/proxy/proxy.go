@@ -68,8 +68,13 @@ type Snapshot struct {
 	// headers are believed.
 	Trusted []netip.Prefix
 
-	// Rate limits each client address over all sites; nil: no limit.
-	Rate *Rate
+	// Rates limit each client address over all sites; all of them hold. Total
+	// limits all clients together; nil: no limit.
+	Rates []*Rate
+	Total *Quota
+
+	// Tarpit keeps some scanners busy instead of cutting them off.
+	Tarpit bool
 
 	Limits Limits
 
@@ -135,7 +140,10 @@ type Route struct {
 	Mirror      *Mirror // nil: none; only with Upstream
 	Redirect    *Redirect
 	Respond     *Respond
-	Rate        *Rate          // nil: no limit
+	Rate        *Rate          // by client address; nil: no limit
+	Quota       *Quota         // of all clients together; nil: no limit
+	Gate        *RouteGate     // requests under way; nil: no limit
+	Open        bool           // known scanner paths are refused although the route takes them
 	Callers     *caller.Access // who may use it, of Snapshot.Callers; nil: everybody
 	Once        *Once          // what comes again happens once; nil: every time
 	MaxBody     int64          // bytes; 0: no bound
@@ -192,6 +200,7 @@ type Server struct {
 
 	accepting sync.WaitGroup // goroutines of Serve's connections before HTTP, and of ServeQUIC's
 
+	tarpits  atomic.Int32 // scanners that are kept busy
 	quicOpen atomic.Int32 // QUIC connections, handshakes included
 	unproven atomic.Int32 // handshakes of QUIC clients that may have a forged address
 	suspects *suspects

@@ -18,6 +18,7 @@ const (
 // cuts the connection, which goes on.
 func (x *exchange) record() {
 	x.conn.inFlight.Add(-1)
+	x.leave()
 	x.s.metrics.inFlight.Dec()
 	took := time.Since(x.start)
 	rm := x.s.metrics.nowhere

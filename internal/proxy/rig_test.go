@@ -165,7 +165,7 @@ func (r *rig) snapshot(o options) *Snapshot {
 		r.t.Fatal(err)
 	}
 	return &Snapshot{
-		Table: tb, Sites: sites, Trusted: o.trusted, Rate: o.rate, Limits: o.limits, Callers: o.book, HTTPSPort: o.httpsPort,
+		Table: tb, Sites: sites, Trusted: o.trusted, Rates: []*Rate{o.rate}, Limits: o.limits, Callers: o.book, HTTPSPort: o.httpsPort,
 		Access: slog.New(slog.NewTextHandler(r.access, nil)), LogQuery: o.logQuery,
 	}
 }

@@ -94,7 +94,7 @@ func (m *stdMessage) answer(x *exchange, a answer) {
 func (m *stdMessage) hangUp(x *exchange) {
 	if m.r.ProtoMajor == 1 {
 		x.conn.brutal.Store(true)
-	} else if x.s.cfg.Guard.Banned(x.conn.client, time.Now()) {
+	} else if x.s.cfg.Guard.Cuts(x.conn.client, time.Now()) {
 		x.conn.abort()
 	}
 	panic(http.ErrAbortHandler)
