@@ -297,6 +297,7 @@ func (a *AWS) service(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer a.tell()
+	w.Header().Set("Date", a.now().UTC().Format(http.TimeFormat))
 	who, service, wrong := a.verify(r, body)
 	reply := answerer{w: w, r: r, service: service}
 	switch f := a.fault(service); {
