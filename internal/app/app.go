@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +23,7 @@ import (
 	"postern/internal/idempotency"
 	"postern/internal/notify"
 	"postern/internal/proxy"
+	"postern/internal/publish"
 	"postern/internal/service"
 	"postern/internal/tlsmgr"
 	"postern/internal/upstream"
@@ -61,15 +63,17 @@ type App struct {
 	registry *prometheus.Registry
 	started  time.Time
 
-	guard   *guard.Guard
-	kernel  *kernelDrop
-	callers *caller.Registry
-	address *ddns.Manager
-	certs   *tlsmgr.Manager
-	proxy   *proxy.Server
-	group   *service.Group
-	metrics *appMetrics
-	outbox  *notify.Outbox
+	guard     *guard.Guard
+	kernel    *kernelDrop
+	callers   *caller.Registry
+	address   *ddns.Manager
+	certs     *tlsmgr.Manager
+	proxy     *proxy.Server
+	group     *service.Group
+	metrics   *appMetrics
+	outbox    *notify.Outbox
+	publisher *publish.Publisher
+	believed  atomic.Pointer[ddns.Addresses] // what was told last; nil: nothing yet
 
 	// onGuard are told of what the guard sees, on the path of requests: they
 	// must not block. Set before Run.
@@ -145,6 +149,12 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	if err := a.newAddresses(cfg, check); err != nil {
 		return nil, err
 	}
+	a.newPublisher()
+	publishAt, err := a.publisher.Prepare(publishTargets(cfg))
+	if err != nil {
+		return nil, err
+	}
+	publishAt()
 	tlsCfg, err := a.tlsConfig(cfg, check)
 	if err != nil {
 		return nil, err
@@ -215,6 +225,7 @@ func (a *App) Run(ctx context.Context) error {
 	g.Keep("backends", a.watch.Run)
 	g.Keep("bans", a.guard.Run)
 	g.Keep("callers", a.callers.Run)
+	g.Keep("publish", a.publisher.Run)
 	g.Keep("certificates", a.certs.Run)
 	g.Keep("look-out", a.lookOut)
 	a.setGateway()
@@ -324,6 +335,10 @@ func (a *App) apply(cfg *config.Config) error {
 	if err != nil {
 		return err
 	}
+	publishAt, err := a.publisher.Prepare(publishTargets(cfg))
+	if err != nil {
+		return err
+	}
 	logs, err := a.logs.prepare(cfg.Log)
 	if err != nil {
 		return err
@@ -369,6 +384,7 @@ func (a *App) apply(cfg *config.Config) error {
 	a.startKernelDrop()
 	a.proxy.Apply(next.snapshot)
 	a.useCallers(next.snapshot)
+	publishAt()
 	a.watch.Set(next.watched())
 	old.retire(next)
 	a.group.StopWithin(cfg.Grace + stopSlack)

@@ -11,6 +11,7 @@ import (
 	"postern/internal/admin"
 	"postern/internal/config"
 	"postern/internal/dnsapi"
+	"postern/internal/publish"
 	"postern/internal/tlsmgr"
 )
 
@@ -66,7 +67,8 @@ func CheckFiles(cfg *config.Config, w io.Writer) error {
 			return fmt.Errorf("tls.acme root: %w", err)
 		}
 	}
-	return nil
+	_, err := publish.New(publish.Config{}).Prepare(publishTargets(cfg))
+	return err
 }
 
 // Summary is one line about a configuration.

@@ -31,6 +31,7 @@ var rooms = map[string]room{
 	"internal/dnsapi":   {},
 	"internal/notify":   {may: []string{"internal/durable"}},
 	"internal/gateway":  {may: []string{"internal/durable"}},
+	"internal/publish":  {},
 	"internal/tunnel":   {},
 	"internal/admin":    {},
 	"internal/doctor":   {},

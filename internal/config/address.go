@@ -4,7 +4,7 @@ import "time"
 
 // PublicAddress says how postern finds out at which address the Internet
 // reaches this house. It is asked only where something depends on it: ddns,
-// tls.ip with public, or this key written out.
+// publish, tls.ip with public, or this key written out.
 type PublicAddress struct {
 	// The kinds of sources to ask for the IPv4 address: router (over UPnP,
 	// NAT-PMP or PCP), dns and https. The addresses of this machine's own
@@ -107,5 +107,5 @@ func (c *Config) WantsPublicAddress() bool {
 			return true
 		}
 	}
-	return len(c.DDNS) > 0 || c.AskPublicAddress
+	return len(c.DDNS) > 0 || len(c.Publish) > 0 || c.AskPublicAddress
 }

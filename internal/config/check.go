@@ -35,6 +35,7 @@ func check(cfg *Config, r *report, env environment) {
 	c.limits()
 	c.dns()
 	c.callers()
+	c.publish()
 	c.sites()
 	c.tls()
 	c.notify()

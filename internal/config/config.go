@@ -70,6 +70,10 @@ type Config struct {
 	// Certificates.
 	TLS TLS `yaml:"tls"`
 
+	// Where the address of this house is published for callers, beside the
+	// DNS. Default: nowhere.
+	Publish []Publish `yaml:"publish"`
+
 	// Who is refused, and for how long.
 	Guard Guard `yaml:"guard"`
 

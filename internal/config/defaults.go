@@ -220,6 +220,9 @@ func (c *Config) inherit(env environment, dir string) {
 		caller.resolve(env, dir)
 	}
 	c.Guard.inherit(&c.Limits)
+	for i := range c.Publish {
+		c.Publish[i].inherit(env, dir)
+	}
 	for i := range c.Sites {
 		c.Sites[i].inherit(c, env, dir)
 	}

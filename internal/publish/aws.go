@@ -14,6 +14,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -35,8 +36,12 @@ type account struct {
 // maxAnswer bounds what is read of an answer: a code is enough.
 const maxAnswer = 64 << 10
 
-func newAccount(target, service, region, own, endpoint string, key Key, roots *x509.CertPool) (*account, error) {
+func newAccount(target, service, region, own, endpoint string, key Key, rootFile string) (*account, error) {
 	if _, err := key.load(); err != nil {
+		return nil, fmt.Errorf("publish to %s: %w", target, err)
+	}
+	client, err := newClient(rootFile)
+	if err != nil {
 		return nil, fmt.Errorf("publish to %s: %w", target, err)
 	}
 	base := strings.TrimSuffix(endpoint, "/")
@@ -46,11 +51,22 @@ func newAccount(target, service, region, own, endpoint string, key Key, roots *x
 			base += ".cn"
 		}
 	}
-	return &account{target: target, service: service, region: region, key: key, base: base, client: newClient(roots)}, nil
+	return &account{target: target, service: service, region: region, key: key, base: base, client: client}, nil
 }
 
-// newClient makes a client for a call now and then.
-func newClient(roots *x509.CertPool) *http.Client {
+// newClient makes a client for a call now and then, which trusts the roots of
+// a PEM file, or the system's.
+func newClient(rootFile string) (*http.Client, error) {
+	var roots *x509.CertPool
+	if rootFile != "" {
+		pem, err := os.ReadFile(rootFile)
+		if err != nil {
+			return nil, fmt.Errorf("root: %w", err)
+		}
+		if roots = x509.NewCertPool(); !roots.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("root: %s holds no certificate, want PEM", rootFile)
+		}
+	}
 	dialer := &net.Dialer{Timeout: 5 * time.Second}
 	return &http.Client{
 		Timeout: pushTimeout,
@@ -65,7 +81,7 @@ func newClient(roots *x509.CertPool) *http.Client {
 		},
 		// A redirect would carry the document, and a signature, elsewhere.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	}, nil
 }
 
 // request is one call to AWS.

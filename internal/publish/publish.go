@@ -81,7 +81,7 @@ const pollEvery = 30 * time.Second
 const pushTimeout = 15 * time.Second
 
 // Publisher pushes the document to its targets. Make it with New, give it
-// targets with Apply, let Run work. Its methods may be called from several
+// targets with Prepare, let Run work. Its methods may be called from several
 // goroutines.
 type Publisher struct {
 	cfg     Config
@@ -114,32 +114,36 @@ func New(cfg Config) *Publisher {
 	return &Publisher{cfg: cfg, metrics: newMetrics(cfg.Registerer), kicked: make(chan struct{}, 1)}
 }
 
-// Check reports what is wrong with targets, such as a key file that is not
-// there, without changing anything.
-func Check(targets []Target) error {
-	_, err := build(targets)
-	return err
-}
-
+// build opens every target.
 func build(targets []Target) ([]*post, error) {
 	var out []*post
+	taken := map[string]int{}
 	for _, t := range targets {
 		name, push, err := t.open()
 		if err != nil {
 			return nil, err
+		}
+		if taken[name]++; taken[name] > 1 { // two webhooks of one host
+			name = fmt.Sprintf("%s %d", name, taken[name])
 		}
 		out = append(out, &post{target: t, name: name, push: push})
 	}
 	return out, nil
 }
 
-// Apply replaces the targets. One that did not change keeps what is known
-// about it, so that nothing is pushed again. On an error nothing has changed.
-func (p *Publisher) Apply(targets []Target) error {
+// Prepare opens targets, which finds what is wrong with them, such as a key
+// file that is not there, and returns what makes them the Publisher's. A
+// target that did not change keeps what is known about it, so that nothing is
+// pushed again.
+func (p *Publisher) Prepare(targets []Target) (apply func(), err error) {
 	next, err := build(targets)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	return func() { p.replace(next) }, nil
+}
+
+func (p *Publisher) replace(next []*post) {
 	p.mu.Lock()
 	old := p.posts
 	for i, n := range next {
@@ -158,7 +162,6 @@ func (p *Publisher) Apply(targets []Target) error {
 	}
 	p.mu.Unlock()
 	p.Changed()
-	return nil
 }
 
 // Changed says that Facts may have changed. It never blocks; many calls may
@@ -189,6 +192,12 @@ func (p *Publisher) Run(ctx context.Context) error {
 
 // pass begins what is due and returns when to look again.
 func (p *Publisher) pass(ctx context.Context, work *errgroup.Group) time.Duration {
+	p.mu.Lock()
+	idle := len(p.posts) == 0
+	p.mu.Unlock()
+	if idle {
+		return time.Hour // Prepare's func wakes us
+	}
 	facts, now := p.cfg.Facts(), time.Now()
 	wait := pollEvery
 	p.mu.Lock()

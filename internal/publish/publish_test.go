@@ -239,22 +239,26 @@ func TestRetryAfter(t *testing.T) {
 }
 
 // A reload keeps what is known about targets that stay.
-func TestApply(t *testing.T) {
+func TestReload(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage(t)
 		hook := func(url string) Target { return Target{Webhook: &Webhook{URL: url}} }
-		if err := s.Apply([]Target{{}}); err == nil {
+		apply := func(targets []Target) {
+			t.Helper()
+			swap, err := s.Prepare(targets)
+			if err != nil {
+				t.Fatal(err)
+			}
+			swap()
+		}
+		if _, err := s.Prepare([]Target{{}}); err == nil {
 			t.Error("a target that is nothing was taken")
 		}
-		if err := s.Apply([]Target{hook("https://a.invalid/"), hook("https://b.invalid/")}); err != nil {
-			t.Fatal(err)
-		}
+		apply([]Target{hook("https://a.invalid/"), hook("https://b.invalid/")})
 		s.Publisher.mu.Lock()
 		kept := s.posts[1]
 		s.Publisher.mu.Unlock()
-		if err := s.Apply([]Target{hook("https://b.invalid/"), hook("https://c.invalid/")}); err != nil {
-			t.Fatal(err)
-		}
+		apply([]Target{hook("https://b.invalid/"), hook("https://c.invalid/")})
 		s.Publisher.mu.Lock()
 		defer s.Publisher.mu.Unlock()
 		if s.posts[0] != kept || s.posts[1].name != "webhook c.invalid" {

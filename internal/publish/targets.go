@@ -26,8 +26,8 @@ type SSM struct {
 	Region    string
 	Parameter string // "/postern/endpoint"
 	Key       Key
-	Endpoint  string         // base URL; "": AWS's own
-	Roots     *x509.CertPool // to trust for it; nil: the system's
+	Endpoint  string // base URL; "": AWS's own
+	RootFile  string // PEM, to trust for it; "": the system's
 }
 
 // S3 is an object
@@ -38,7 +38,7 @@ type S3 struct {
 	Object   string // its key
 	Key      Key
 	Endpoint string // base URL, with the bucket in the path; "": AWS's own
-	Roots    *x509.CertPool
+	RootFile string
 }
 
 // Route53 is the A and the AAAA record of a name. The rest of the document has
@@ -50,15 +50,15 @@ type Route53 struct {
 	TTL      time.Duration
 	Key      Key
 	Endpoint string
-	Roots    *x509.CertPool
+	RootFile string
 }
 
 // Webhook is any HTTPS server that takes the document by POST. See Sign for
 // how it knows that the document is ours.
 type Webhook struct {
-	URL    string
-	Secret string // "": not signed
-	Roots  *x509.CertPool
+	URL      string
+	Secret   string // "": not signed
+	RootFile string
 }
 
 // open returns what a target is called and how to push to it.
@@ -78,7 +78,7 @@ func (t Target) open() (string, func(context.Context, Document) error, error) {
 
 func (s SSM) open() (string, func(context.Context, Document) error, error) {
 	name := "ssm " + s.Parameter
-	a, err := newAccount(name, "ssm", s.Region, "ssm."+s.Region+".amazonaws.com", s.Endpoint, s.Key, s.Roots)
+	a, err := newAccount(name, "ssm", s.Region, "ssm."+s.Region+".amazonaws.com", s.Endpoint, s.Key, s.RootFile)
 	if err != nil {
 		return "", nil, err
 	}
@@ -102,7 +102,7 @@ func (s S3) open() (string, func(context.Context, Document) error, error) {
 	if s.Endpoint != "" || strings.Contains(s.Bucket, ".") { // a dot does not fit under Amazon's wildcard certificate
 		host, path = "s3."+s.Region+".amazonaws.com", "/"+s.Bucket+path
 	}
-	a, err := newAccount(name, "s3", s.Region, host, s.Endpoint, s.Key, s.Roots)
+	a, err := newAccount(name, "s3", s.Region, host, s.Endpoint, s.Key, s.RootFile)
 	if err != nil {
 		return "", nil, err
 	}
@@ -142,7 +142,7 @@ type recordBatch struct {
 func (s Route53) open() (string, func(context.Context, Document) error, error) {
 	name := "route53 " + s.Name
 	// Route 53 is one for the world; its signatures say us-east-1.
-	a, err := newAccount(name, "route53", "us-east-1", "route53.amazonaws.com", s.Endpoint, s.Key, s.Roots)
+	a, err := newAccount(name, "route53", "us-east-1", "route53.amazonaws.com", s.Endpoint, s.Key, s.RootFile)
 	if err != nil {
 		return "", nil, err
 	}
@@ -172,7 +172,10 @@ func (s Webhook) open() (string, func(context.Context, Document) error, error) {
 		return "", nil, errors.New("publish to a webhook: its URL is none, want one such as https://example.org/endpoint")
 	}
 	name := "webhook " + u.Host
-	client := newClient(s.Roots)
+	client, err := newClient(s.RootFile)
+	if err != nil {
+		return "", nil, fmt.Errorf("publish to %s: %w", name, err)
+	}
 	return name, func(ctx context.Context, d Document) error {
 		body, err := d.encode()
 		if err != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -28,9 +29,9 @@ var doc = Document{Names: []string{"home.example"}, IPv4: "203.0.113.7", IPv6: "
 func targets(a *testnet.AWS) map[string]Target {
 	k := Key{ID: a.Publisher.ID, Secret: a.Publisher.Secret}
 	return map[string]Target{
-		"ssm":     {SSM: &SSM{Region: testnet.AWSRegion, Parameter: "/postern/endpoint", Key: k, Endpoint: a.URL, Roots: a.Pool}},
-		"s3":      {S3: &S3{Region: testnet.AWSRegion, Bucket: "my-bucket", Object: "postern/end point+1.json", Key: k, Endpoint: a.URL, Roots: a.Pool}},
-		"route53": {Route53: &Route53{Zone: "Z0123456789ABCDEFGHIJ", Name: "home.example.org", TTL: time.Minute, Key: k, Endpoint: a.URL, Roots: a.Pool}},
+		"ssm":     {SSM: &SSM{Region: testnet.AWSRegion, Parameter: "/postern/endpoint", Key: k, Endpoint: a.URL, RootFile: a.RootFile}},
+		"s3":      {S3: &S3{Region: testnet.AWSRegion, Bucket: "my-bucket", Object: "postern/end point+1.json", Key: k, Endpoint: a.URL, RootFile: a.RootFile}},
+		"route53": {Route53: &Route53{Zone: "Z0123456789ABCDEFGHIJ", Name: "home.example.org", TTL: time.Minute, Key: k, Endpoint: a.URL, RootFile: a.RootFile}},
 	}
 }
 
@@ -206,7 +207,7 @@ func TestKeyFile(t *testing.T) {
 			}
 		})
 	}
-	if err := Check([]Target{{SSM: &SSM{Parameter: "/p", Region: "eu-west-1", Key: Key{File: filepath.Join(t.TempDir(), "none")}}}}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := New(Config{}).Prepare([]Target{{SSM: &SSM{Parameter: "/p", Region: "eu-west-1", Key: Key{File: filepath.Join(t.TempDir(), "none")}}}}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a key file that is not there: %v", err)
 	}
 }
@@ -251,8 +252,11 @@ func TestWebhook(t *testing.T) {
 		w.WriteHeader(status)
 	}))
 	defer s.Close()
-	roots := s.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
-	target := Target{Webhook: &Webhook{URL: s.URL + "/hook?token=hunter2", Secret: "shared", Roots: roots}}
+	root := filepath.Join(t.TempDir(), "root.pem")
+	if err := os.WriteFile(root, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	target := Target{Webhook: &Webhook{URL: s.URL + "/hook?token=hunter2", Secret: "shared", RootFile: root}}
 	if err := push(t, target); err != nil {
 		t.Fatal(err)
 	}

@@ -254,3 +254,19 @@ func keyType(leaf *x509.Certificate) string {
 	}
 	return leaf.PublicKeyAlgorithm.String()
 }
+
+// Leaf is the certificate that is served for a site's name now. Nil: none.
+func (m *Manager) Leaf(name string) *x509.Certificate {
+	s, ok := m.table.Load().sites.find(canonicalSNI(name))
+	if !ok {
+		return nil
+	}
+	c := m.eng.certificate(s.cert)
+	if s.file != nil {
+		c = s.file.current()
+	}
+	if c == nil {
+		return nil
+	}
+	return c.Leaf
+}
