@@ -195,6 +195,9 @@ func proxyTo(t testing.TB, target string) testSite {
 
 func pool(t testing.TB, cfg upstream.Config, targets ...string) *upstream.Pool {
 	t.Helper()
+	if cfg.Connect == 0 {
+		cfg.Connect = patience // on a busy machine
+	}
 	for _, s := range targets {
 		target, err := upstream.ParseTarget(s)
 		if err != nil {
