@@ -131,6 +131,7 @@ var exits = map[string]string{
 // sleeps may call time.Sleep in a test: helpers that only bubbles of
 // testing/synctest call.
 var sleeps = map[string]string{
+	"internal/ddns/rig_test.go:rig.pass":       "every rig lives in a bubble",
 	"internal/h2/raw_test.go:pass":             "every raw client lives in a bubble",
 	"internal/tlsmgr/story_test.go:stage.stop": "only the stories call it, inside their bubbles",
 }

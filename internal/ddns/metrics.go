@@ -75,7 +75,7 @@ func (m *metrics) changed(old, now Addresses) {
 
 func (m *metrics) wrote(id string, err error, now time.Time) {
 	result := "ok"
-	switch kind, _ := kindOf(err); {
+	switch _, kind := kindOf(err); {
 	case err == nil:
 		m.success.WithLabelValues(id).Set(float64(now.Unix()))
 	case errors.Is(kind, dnsapi.ErrRejected):

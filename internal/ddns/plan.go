@@ -139,7 +139,7 @@ func (h *host) called(now time.Time, want Addresses, what act, err error) {
 		}
 		return
 	}
-	kind, told := kindOf(err)
+	told, kind := kindOf(err)
 	first, longest := firstPause, longestPause
 	if errors.Is(kind, dnsapi.ErrRejected) {
 		first, longest = firstRefusal, longestRefuse
@@ -160,17 +160,17 @@ func (h *host) wanted(want Addresses) {
 	}
 }
 
-// kindOf is the kind of a client's error, and how long it asks to wait.
-func kindOf(err error) (kind error, wait time.Duration) {
+// kindOf is how long a client's error asks to wait, and its kind.
+func kindOf(err error) (wait time.Duration, kind error) {
 	if e, ok := errors.AsType[*dnsapi.Error](err); ok {
 		wait = e.RetryAfter
 	}
 	for _, k := range []error{dnsapi.ErrRejected, dnsapi.ErrLimited} {
 		if errors.Is(err, k) {
-			return k, wait
+			return wait, k
 		}
 	}
-	return dnsapi.ErrUnreachable, wait
+	return wait, dnsapi.ErrUnreachable
 }
 
 // sight is what the name servers of a name said.

@@ -166,7 +166,7 @@ func (w *worker) call(ctx context.Context, e *entry, h *host, want Addresses, do
 // api tells the watch what a call to the API says about it.
 func (m *Manager) api(id, name string, err error) {
 	now := time.Now()
-	kind, _ := kindOf(err)
+	_, kind := kindOf(err)
 	switch {
 	case err == nil:
 		m.watch.good(m, id, partAPI, "", now)
