@@ -18,6 +18,7 @@ import (
 	"postern/internal/caller"
 	"postern/internal/config"
 	"postern/internal/ddns"
+	"postern/internal/feeds"
 	"postern/internal/gateway"
 	"postern/internal/guard"
 	"postern/internal/idempotency"
@@ -65,6 +66,7 @@ type App struct {
 
 	guard     *guard.Guard
 	kernel    *kernelDrop
+	feeds     *feeds.Lists
 	callers   *caller.Registry
 	address   *ddns.Manager
 	certs     *tlsmgr.Manager
@@ -140,7 +142,9 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	}
 	guardCfg.Log, guardCfg.Metrics, guardCfg.OnEvent = a.log, a.registry, a.guardEvent
 	a.guard = guard.New(guardCfg)
+	a.guard.SetOwn(ownAddresses())
 	a.newKernelDrop()
+	a.newFeeds(cfg)
 	a.guard.Load(a.started)
 	if err := a.openCallers(cfg); err != nil {
 		return nil, err
@@ -224,6 +228,7 @@ func (a *App) Run(ctx context.Context) error {
 	a.watch.Set(a.built.watched())
 	g.Keep("backends", a.watch.Run)
 	g.Keep("bans", a.guard.Run)
+	g.Keep("feeds", a.feeds.Run)
 	g.Keep("callers", a.callers.Run)
 	g.Keep("publish", a.publisher.Run)
 	g.Keep("certificates", a.certs.Run)
@@ -382,6 +387,7 @@ func (a *App) apply(cfg *config.Config) error {
 	a.guard.Reconfigure(guardCfg)
 	a.spareOwn()
 	a.startKernelDrop()
+	a.applyFeeds(cfg)
 	a.proxy.Apply(next.snapshot)
 	a.useCallers(next.snapshot)
 	publishAt()

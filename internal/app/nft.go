@@ -3,10 +3,7 @@ package app
 import (
 	"context"
 	"net"
-	"net/netip"
-	"slices"
 	"strconv"
-	"sync/atomic"
 	"time"
 
 	"postern/internal/admin"
@@ -17,31 +14,23 @@ import (
 
 // kernelDrop has the kernel drop what is banned, while guard.kernel says so.
 type kernelDrop struct {
-	drop   *nft.Drop
-	spared atomic.Pointer[[]netip.Prefix]
-	stop   context.CancelFunc // nil while it is off
+	drop *nft.Drop
+	stop context.CancelFunc // nil while it is off
 }
 
 // newKernelDrop makes it; startKernelDrop starts it.
 func (a *App) newKernelDrop() {
-	k := new(kernelDrop)
-	k.spared.Store(new([]netip.Prefix))
-	k.drop = nft.New(nft.Config{
-		Bans: a.droppable,
-		Spares: func(p netip.Prefix) bool {
-			return slices.ContainsFunc(*k.spared.Load(), p.Overlaps)
-		},
-		Log: a.log, Registerer: a.registry,
-	})
-	a.kernel = k
+	// A ban next to an address that is never banned, in the same /64 say, is
+	// for the guard alone.
+	a.kernel = &kernelDrop{drop: nft.New(nft.Config{
+		Bans: a.droppable, Spares: a.guard.Spares, Log: a.log, Registerer: a.registry,
+	})}
 }
 
 // startKernelDrop brings it in line with the configuration and the listeners.
 // It is called with a.mu held.
 func (a *App) startKernelDrop() {
 	k := a.kernel
-	spared := neverDropped(a.cfg)
-	k.spared.Store(&spared)
 	k.drop.SetPorts(a.ports("http", "https"), a.ports("h3"))
 	k.drop.Resync()
 	switch on := a.cfg.Guard.Kernel == config.KernelNFT; {
@@ -77,18 +66,6 @@ func (a *App) droppable() []nft.Ban {
 	var out []nft.Ban
 	for _, b := range a.guard.Drops(time.Now()) {
 		out = append(out, nft.Ban{Prefix: b.Prefix, Until: b.Until})
-	}
-	return out
-}
-
-// neverDropped are the networks the guard never bans. A ban next to one of
-// them, in the same /64 say, is for the guard alone.
-func neverDropped(cfg *config.Config) []netip.Prefix {
-	out := slices.Concat(cfg.Guard.Never, cfg.Guard.Allow, cfg.TrustedProxies)
-	for _, addr := range ownAddresses() {
-		if addr.IsGlobalUnicast() {
-			out = append(out, netip.PrefixFrom(addr, addr.BitLen()))
-		}
 	}
 	return out
 }

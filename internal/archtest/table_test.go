@@ -24,6 +24,7 @@ var rooms = map[string]room{
 	"internal/h2":       {},
 	"internal/guard":    {may: []string{"internal/durable"}},
 	"internal/nft":      {},
+	"internal/feeds":    {may: []string{"internal/durable"}},
 	"internal/caller":   {may: []string{"internal/durable"}},
 	"internal/tlsmgr":   {may: []string{"internal/dnscheck", "internal/durable"}},
 	"internal/dnscheck": {may: []string{"internal/durable"}},

@@ -20,6 +20,7 @@ func (c *checker) guard() {
 		}
 	}
 	c.kernel()
+	c.feeds()
 	c.rateLimit("guard.rate_limit", g.RateLimit)
 	c.guardLimits(&g.Limits)
 	c.choice("guard.aws_ranges", &g.AWSRanges, AWSRangesAuto, AWSRangesOff)

@@ -220,6 +220,7 @@ func (c *Config) inherit(env environment, dir string) {
 		caller.resolve(env, dir)
 	}
 	c.Guard.inherit(&c.Limits)
+	c.Guard.inheritFeeds(env, dir)
 	for i := range c.Publish {
 		c.Publish[i].inherit(env, dir)
 	}

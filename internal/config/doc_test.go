@@ -314,6 +314,8 @@ func docKind(t reflect.Type) string {
 		return "status or range"
 	case reflect.TypeFor[Size]():
 		return "size"
+	case reflect.TypeFor[ASN]():
+		return "network number"
 	case reflect.TypeFor[Addrs]():
 		return "address or list"
 	case reflect.TypeFor[Upstreams]():

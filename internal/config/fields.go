@@ -111,6 +111,8 @@ func kindOf(t reflect.Type) string {
 		return `a status or a range such as "200-399"`
 	case reflect.TypeFor[Size]():
 		return `a size such as "64k"`
+	case reflect.TypeFor[ASN]():
+		return `the number of a network such as "AS64500"`
 	case reflect.TypeFor[Addrs]():
 		return `an address such as ":443" or a list of them`
 	case reflect.TypeFor[Upstreams]():

@@ -62,6 +62,9 @@ type Guard struct {
 	// by themselves. Only on Linux, and it needs CAP_NET_ADMIN; without it
 	// banned addresses are refused all the same. Default off.
 	Kernel string `yaml:"kernel"`
+
+	// Lists of addresses that others keep, at most 16. Default: none.
+	Feeds []Feed `yaml:"feeds"`
 }
 
 // Bans says when bans begin and how long they last. Each further ban of an

@@ -131,6 +131,7 @@ type Guard struct {
 	policy atomic.Pointer[policy]
 	own    atomic.Pointer[[]netip.Prefix]
 	shared atomic.Pointer[func(netip.Addr) bool]
+	listed atomic.Pointer[func(netip.Addr) (string, bool)]
 
 	epoch    time.Time // see at
 	scores   *scores
@@ -358,7 +359,7 @@ func (g *Guard) alone(k key, addr netip.Addr, at int64) bool {
 // ConnClosed when it ends. The zero Addr stands for a peer without an
 // address, which only the total binds.
 //
-// A banned address that SetShared knows, or that was Authenticated lately, is
+// A banned or listed address that SetShared knows, or that was Authenticated lately, is
 // let in: its requests are judged one by one.
 func (g *Guard) AllowConn(addr netip.Addr, now time.Time) Verdict {
 	p := g.policy.Load()
@@ -368,17 +369,19 @@ func (g *Guard) AllowConn(addr netip.Addr, now time.Time) Verdict {
 		g.log.Warn("clients have addresses of their own again: bans are switched on")
 		g.emit(Event{Kind: EventBansOn, At: now})
 	}
-	banned := p.mode != Off && g.bans.banned(k, at) && g.refusable(p, addr) && g.alone(k, addr, at)
-	v := Verdict{Reason: Banned}
-	if !banned || p.mode == Detect {
-		v = g.countConn(p, k, addr, banned, now)
+	v := Verdict{}
+	if v.Reason = g.against(p, k, addr, at); v.Reason != None && !g.alone(k, addr, at) {
+		v.Reason = None
+	}
+	if v.Reason == None || p.mode == Detect {
+		v = g.countConn(p, k, addr, v.Reason, now)
 	}
 	return g.metrics.verdict(layerConnection, v)
 }
 
-// countConn counts a connection unless a cap refuses it. banned tells that
-// enforcing would have refused it for a ban.
-func (g *Guard) countConn(p *policy, k key, addr netip.Addr, banned bool, now time.Time) Verdict {
+// countConn counts a connection unless a cap refuses it. against is what
+// enforcing would have refused it for.
+func (g *Guard) countConn(p *policy, k key, addr netip.Addr, against Reason, now time.Time) Verdict {
 	perAddress := p.perAddress
 	var over Reason
 	if p.mode == Off {
@@ -406,8 +409,8 @@ func (g *Guard) countConn(p *policy, k key, addr netip.Addr, banned bool, now ti
 	switch {
 	case reason != None:
 		return Verdict{Reason: reason}
-	case banned:
-		return Verdict{Allowed: true, Would: true, Reason: Banned}
+	case against != None:
+		return Verdict{Allowed: true, Would: true, Reason: against}
 	case over != None:
 		return Verdict{Allowed: true, Would: true, Reason: over}
 	}
@@ -429,8 +432,8 @@ func (g *Guard) AllowRequest(addr netip.Addr, now time.Time) Verdict {
 	addr = canonical(addr)
 	k, at := keyOf(addr), g.at(now)
 	v := Verdict{Allowed: true}
-	if p.mode != Off && g.bans.banned(k, at) && g.refusable(p, addr) {
-		v = Verdict{Allowed: p.mode == Detect, Would: p.mode == Detect, Reason: Banned}
+	if why := g.against(p, k, addr, at); why != None {
+		v = Verdict{Allowed: p.mode == Detect, Would: p.mode == Detect, Reason: why}
 	}
 	return g.metrics.verdict(layerRequest, v)
 }

@@ -356,15 +356,19 @@ postern_guard_verdicts_total{effect="allowed",layer="request",reason="none"} 1
 postern_guard_verdicts_total{effect="refused",layer="connection",reason="address_connections"} 1
 postern_guard_verdicts_total{effect="refused",layer="connection",reason="address_rate"} 0
 postern_guard_verdicts_total{effect="refused",layer="connection",reason="banned"} 1
+postern_guard_verdicts_total{effect="refused",layer="connection",reason="listed"} 0
 postern_guard_verdicts_total{effect="refused",layer="connection",reason="total_connections"} 4
 postern_guard_verdicts_total{effect="refused",layer="request",reason="address_requests"} 0
 postern_guard_verdicts_total{effect="refused",layer="request",reason="banned"} 1
+postern_guard_verdicts_total{effect="refused",layer="request",reason="listed"} 0
 postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="address_connections"} 1
 postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="address_rate"} 0
 postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="banned"} 1
+postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="listed"} 0
 postern_guard_verdicts_total{effect="would_refuse",layer="connection",reason="total_connections"} 0
 postern_guard_verdicts_total{effect="would_refuse",layer="request",reason="address_requests"} 0
 postern_guard_verdicts_total{effect="would_refuse",layer="request",reason="banned"} 1
+postern_guard_verdicts_total{effect="would_refuse",layer="request",reason="listed"} 0
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "postern_guard_verdicts_total"); err != nil {
 		t.Error(err)

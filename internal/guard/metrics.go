@@ -35,8 +35,10 @@ const (
 	// AddressRequests is an address with as many requests under way as it may
 	// have.
 	AddressRequests
+	// Listed is an address that a list of others has, see Guard.SetListed.
+	Listed
 
-	numReasons = int(AddressRequests) + 1
+	numReasons = int(Listed) + 1
 )
 
 // String returns the reason's metric label.
@@ -54,6 +56,8 @@ func (r Reason) String() string {
 		return "address_rate"
 	case AddressRequests:
 		return "address_requests"
+	case Listed:
+		return "listed"
 	}
 	return "unknown"
 }
@@ -98,6 +102,7 @@ type metrics struct {
 	families         [maxFamilies]prometheus.Counter
 	limits           [numLimits]prometheus.Counter
 	served           prometheus.Counter
+	listed           *prometheus.CounterVec // by the lists' names, which the configuration gives
 	bansNotKept      prometheus.Counter
 	scoreEvictions   prometheus.Counter
 	banEvictions     prometheus.Counter
@@ -129,6 +134,8 @@ func newMetrics(g *Guard, reg prometheus.Registerer) *metrics {
 	limits := vec("postern_guard_limit_hits_total", "Connections and requests over a limit.", "limit")
 
 	m := &metrics{
+		listed: vec("postern_guard_listed_total",
+			"Connections and requests of addresses that a list has, by list.", "list"),
 		bansNotKept:      evictions.WithLabelValues("bans_not_kept"),
 		scoreEvictions:   evictions.WithLabelValues("scores"),
 		banEvictions:     evictions.WithLabelValues("bans"),
@@ -184,7 +191,7 @@ func newMetrics(g *Guard, reg prometheus.Registerer) *metrics {
 // verdictsOf makes the counters of one layer, those that can ever count.
 func (m *metrics) verdictsOf(vec *prometheus.CounterVec, l layer) {
 	for r := range Reason(numReasons) {
-		if l == layerRequest && r != None && r != Banned && r != AddressRequests || l == layerConnection && r == AddressRequests {
+		if l == layerRequest && r != None && r != Banned && r != Listed && r != AddressRequests || l == layerConnection && r == AddressRequests {
 			continue
 		}
 		for e := range numEffects {
