@@ -47,9 +47,6 @@ const (
 	// further one up to lastRetry; a fifth of it is left to chance.
 	firstRetry = 5 * time.Second
 	lastRetry  = 10 * time.Minute
-
-	// perMessage bounds the urgent messages that go into one.
-	perMessage = 8
 )
 
 // channel is a Channel with what is known of it.
@@ -252,6 +249,9 @@ func (c *channel) next(now time.Time) (*job, time.Time) {
 // prepare makes the job's note of what the desk holds. mu is held.
 func (c *channel) prepare(do todo, now time.Time) *job {
 	j := &job{do: do}
+	if do != editDigest {
+		c.desk.sending = 1
+	}
 	switch do {
 	case sendUrgent:
 		j.urgent = slices.Clone(c.desk.Urgent[:min(perMessage, len(c.desk.Urgent))])
@@ -275,6 +275,7 @@ func (c *channel) do(ctx context.Context, j *job) {
 	id, err := c.Sender.Send(limited, j.note, j.id)
 	now := time.Now().In(c.zone)
 	c.mu.Lock()
+	c.desk.sending = 0
 	posted := err == nil && j.do == postDigest
 	switch {
 	case c.over: // the desk is another one's now

@@ -29,7 +29,7 @@ const (
 
 	// editEvery is the time between two edits of a digest, editOld that of
 	// one that is older than an hour: Discord counts those apart.
-	editEvery = time.Minute
+	editEvery = 2 * time.Minute
 	editOld   = 10 * time.Minute
 
 	// again is how long a provoked message is not told apart a second time.
@@ -43,8 +43,11 @@ const (
 // Bounds of what is kept.
 const (
 	maxUrgent = 32
-	maxRows   = 24
-	maxTold   = 64
+
+	// perMessage bounds the urgent messages that go into one.
+	perMessage = 8
+	maxRows    = 24
+	maxTold    = 64
 )
 
 // rules is what a channel's owner chose.
@@ -122,7 +125,7 @@ func (d *desk) newsworthy(m Message, now time.Time) bool {
 		}
 	}
 	key := string(m.Kind) + " " + m.Args["limit"] + " " + m.Args["host"]
-	if _, told := d.Told[key]; told || len(d.Told) >= maxTold || d.postsLeft(now) <= 0 {
+	if _, told := d.Told[key]; told || len(d.Told) >= maxTold || len(d.Urgent) >= perMessage || d.postsLeft(now) <= 0 {
 		return false
 	}
 	if d.Told == nil {
@@ -135,7 +138,7 @@ func (d *desk) newsworthy(m Message, now time.Time) bool {
 // postsLeft is how many messages beside those that a person must have may
 // still be sent in this hour.
 func (d *desk) postsLeft(now time.Time) int {
-	n := perHour
+	n := perHour - d.sending
 	for _, at := range d.Posts {
 		if now.Sub(at) < time.Hour {
 			n--
@@ -266,8 +269,11 @@ func (d *desk) whenFree(due, now time.Time, r *rules, do todo) (todo, time.Time)
 	if end := r.quiet.end(now); end.After(now) {
 		return wait, end
 	}
-	if len(d.Posts) >= perHour {
+	switch {
+	case len(d.Posts) >= perHour:
 		return wait, d.Posts[len(d.Posts)-perHour].Add(time.Hour)
+	case len(d.Posts) == perHour-1 && len(d.Urgent) > 0: // they may be provoked, and were first
+		return wait, now.Add(together)
 	}
 	return do, now
 }
