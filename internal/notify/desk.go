@@ -70,6 +70,8 @@ type desk struct {
 	Posts       []time.Time           `json:"posts,omitempty"`  // of digests and summaries in the last hour
 	Alerts      map[Topic][]time.Time `json:"alerts,omitempty"` // urgent messages of the last hour
 	Told        map[string]time.Time  `json:"told,omitempty"`   // provoked messages of late
+
+	sending int // posts under way, which count already
 }
 
 // daysEvents is what the daily summary tells.
