@@ -2,8 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -85,14 +83,13 @@ func channels(list []sender) []notify.Channel {
 	return out
 }
 
-// channelKey names a channel in the state file: the webhook without its
-// secret, or the name.
+// channelKey names a channel in the state file: its name and where it leads,
+// without the secret.
 func channelKey(s *sender) string {
 	if d, ok := s.made.(*notify.Discord); ok {
-		return d.Key()
+		return s.cfg.Name + " " + d.Key()
 	}
-	sum := sha256.Sum256([]byte(s.cfg.Name))
-	return s.made.Service() + ":" + hex.EncodeToString(sum[:8])
+	return s.cfg.Name + " " + s.made.Service()
 }
 
 // startNotify registers the delivery of messages. It is called before

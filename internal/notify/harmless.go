@@ -157,11 +157,11 @@ func isFigure(s string) bool {
 		return false
 	}
 	for _, r := range s {
-		if !(r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || strings.ContainsRune(" .:+-,/%ZT", r)) {
+		if !strings.ContainsRune("0123456789abcdefhms .:+-,/%ZT", r) {
 			return false
 		}
 	}
-	return !strings.Contains(s, "//") && s[0] != ' ' && s[len(s)-1] != ' '
+	return !strings.Contains(s, "//") && !strings.Contains(s, ":/") && !strings.Contains(s, "  ") && s[0] != ' ' && s[len(s)-1] != ' '
 }
 
 // discord writes p for Discord: our words are markdown, each value stands in

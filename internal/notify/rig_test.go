@@ -91,6 +91,10 @@ func (r *rig) end() {
 	}
 }
 
+func contextFor(t *testing.T, d time.Duration) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(t.Context(), d)
+}
+
 // pass lets virtual time pass.
 func pass(d time.Duration) {
 	<-time.After(d)
@@ -109,7 +113,7 @@ func (r *rig) note(text string) {
 // posts returns the messages with a title, and when each was posted.
 func (r *rig) posts(title string) []testnet.DiscordMessage {
 	return slices.DeleteFunc(r.discord.Messages(), func(m testnet.DiscordMessage) bool {
-		return !strings.HasPrefix(m.Payload.Embeds[0].Title, title)
+		return len(m.Payload.Embeds) == 0 || !strings.HasPrefix(m.Payload.Embeds[0].Title, title)
 	})
 }
 
