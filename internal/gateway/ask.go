@@ -40,6 +40,7 @@ func (c *Client) ask(ctx context.Context, now time.Time) (Answer, error) {
 			return Answer{}, fmt.Errorf("router %s: %w", h.router, ctx.Err())
 		}
 		c.metrics.question(p, err)
+		c.noteQuiet(p, err, now)
 		if err == nil {
 			c.talk.last = p
 			a.Gateway, a.Protocol, a.At, a.Kind = h.router, p, now, KindOf(a.Addr)
@@ -61,6 +62,26 @@ func (c *Client) ask(ctx context.Context, now time.Time) (Answer, error) {
 	return Answer{}, fmt.Errorf("router %s: %w (%w)", h.router, why, errors.Join(errs...))
 }
 
+// quietFor is how long a protocol that nobody answers is left alone while
+// another one works.
+const quietFor = 10 * time.Minute
+
+// noteQuiet remembers whether a protocol was answered.
+func (c *Client) noteQuiet(p Protocol, err error, now time.Time) {
+	switch {
+	case err == nil && !c.talk.quiet[p].IsZero():
+		clear(c.talk.quiet) // the router is back: perhaps with everything
+	case err != nil && !isRefusal(err) && !errors.Is(err, ErrNoWAN):
+		c.talk.quiet[p] = now
+	}
+}
+
+// isQuiet tells whether to spare a protocol a question.
+func (c *Client) isQuiet(p Protocol, now time.Time) bool {
+	at := c.talk.quiet[p]
+	return !at.IsZero() && now.Sub(at) < quietFor && c.talk.last != "" && c.talk.last != p
+}
+
 func (c *Client) mappedBy(p Protocol, h hop) bool {
 	return slices.ContainsFunc(c.talk.entries, func(e *entry) bool {
 		return e.state == Mapped && e.proto == p && e.router == h.router
@@ -77,6 +98,7 @@ func (c *Client) meet(router netip.Addr) {
 		c.log.Info("another router", "router", router.String(), "before", t.gateway.String())
 	}
 	t.gateway, t.last, t.device = router, "", nil
+	clear(t.quiet)
 }
 
 func (c *Client) askBy(ctx context.Context, p Protocol, h hop, now time.Time) (Answer, error) {

@@ -189,8 +189,8 @@ func (c *Client) fetchDevice(ctx context.Context, local netip.Addr, location *ur
 		return nil, err
 	}
 	res, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("UPnP description: %w", err)
+	if err != nil { // it may quote what the router sent
+		return nil, fmt.Errorf("UPnP description: %s", clip(err.Error()))
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
@@ -198,7 +198,7 @@ func (c *Client) fetchDevice(ctx context.Context, local netip.Addr, location *ur
 	}
 	b, err := io.ReadAll(res.Body)
 	if err != nil {
-		return nil, fmt.Errorf("UPnP description: %w", err)
+		return nil, fmt.Errorf("UPnP description: %s", clip(err.Error()))
 	}
 	d, err := parseDescription(b, location, router)
 	if err != nil {

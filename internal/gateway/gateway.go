@@ -153,10 +153,11 @@ type Client struct {
 
 // talk is what is known from talking to the router.
 type talk struct {
-	gateway  netip.Addr // whom the rest is about
-	last     Protocol   // who told the address last
-	device   *device    // the UPnP device; nil: not found yet
-	device6  *device    // found over IPv6
+	gateway  netip.Addr             // whom the rest is about
+	last     Protocol               // who told the address last
+	device   *device                // the UPnP device; nil: not found yet
+	device6  *device                // found over IPv6
+	quiet    map[Protocol]time.Time // when one was last asked in vain, for IPv4
 	epochs   map[epochKey]epoch
 	restarts int // seen by the epochs
 	entries  []*entry
@@ -190,7 +191,7 @@ func New(cfg Config) (*Client, error) {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{cfg: cfg, log: cfg.Log, wake: make(chan struct{}, 1), turn: make(chan struct{}, 1)}
-	c.talk.epochs = make(map[epochKey]epoch)
+	c.talk.epochs, c.talk.quiet = make(map[epochKey]epoch), make(map[Protocol]time.Time)
 	c.metrics = newMetrics(cfg.Registerer)
 	var err error
 	c.secret, err = loadSecret(cfg.File)

@@ -76,15 +76,14 @@ type attempt struct {
 	now  time.Time
 	hop4 hop
 	hop6 hop
-	dead map[Protocol]error // that did not answer in this round, for IPv4
-	ask  error              // why the router told no address; nil: it did
+	ask  error // why the router told no address; nil: it did
 
 	dead6 error // why there is no pinhole service, in this round
 }
 
 // keep brings the mappings to what is wanted.
 func (c *Client) keep(ctx context.Context, ports []Port, ask error, now time.Time) {
-	at := attempt{now: now, dead: make(map[Protocol]error), ask: ask}
+	at := attempt{now: now, ask: ask}
 	needs := c.needs(ports, &at)
 	c.verify(ctx, &at)
 	for _, s := range plan(now, needs, c.talk.entries) {
@@ -276,8 +275,8 @@ func (c *Client) mapBy(ctx context.Context, at *attempt, p Protocol, e *entry) (
 		}
 		return grant{}, errNoIPv6
 	}
-	if err := at.dead[p]; err != nil {
-		return grant{}, err
+	if c.isQuiet(p, at.now) {
+		return grant{}, errUnanswered
 	}
 	var g grant
 	var err error
@@ -289,8 +288,8 @@ func (c *Client) mapBy(ctx context.Context, at *attempt, p Protocol, e *entry) (
 	default:
 		g, err = c.mapUPnP(ctx, at.hop4, e)
 	}
-	if err != nil && !isRefusal(err) {
-		at.dead[p] = err
+	if ctx.Err() == nil {
+		c.noteQuiet(p, err, at.now)
 	}
 	return g, err
 }

@@ -19,17 +19,26 @@ type conflictError struct {
 
 func (e *conflictError) Error() string {
 	if e.holder == nil {
-		return fmt.Sprintf("%s is taken by another device", e.port)
+		return fmt.Sprintf("the router does not give us %s: another device has it, or the router keeps it for itself", e.port)
 	}
 	return fmt.Sprintf("%s is taken by %s", e.port, e.holder)
+}
+
+// keptError means that the router gives nobody the port, although nobody has
+// it.
+type keptError struct{ port Port }
+
+func (e *keptError) Error() string {
+	return fmt.Sprintf("nobody has %s, and yet the router does not give it to us", e.port)
 }
 
 // isRefusal tells an answer of the router from the lack of one.
 func isRefusal(err error) bool {
 	_, conflict := errors.AsType[*conflictError](err)
+	_, kept := errors.AsType[*keptError](err)
 	_, pcp := errors.AsType[*pcpError](err)
 	_, pmp := errors.AsType[*pmpError](err)
-	return conflict || pcp || pmp || upnpCode(err) != 0
+	return conflict || kept || pcp || pmp || upnpCode(err) != 0
 }
 
 // judge says what an error of mapBy means.
@@ -37,6 +46,9 @@ func judge(err error) *refusal {
 	r := &refusal{state: Failed, err: err}
 	if e, ok := errors.AsType[*conflictError](err); ok {
 		r.state, r.holder = Conflict, e.holder
+	}
+	if _, ok := errors.AsType[*keptError](err); ok {
+		r.state = Refused
 	}
 	if e, ok := errors.AsType[*pcpError](err); ok {
 		r.wait = time.Duration(e.lifetime) * time.Second
@@ -103,13 +115,13 @@ func (c *Client) mapPCP(ctx context.Context, h hop, e *entry, now time.Time) (gr
 	}
 	switch {
 	case pe != nil && pe.code == pcpCannotExternal:
-		return c.askHolder(ctx, h, e)
+		return c.askHolder(ctx, h, e, now)
 	case err != nil:
 		return grant{}, err
 	case r.external != req.external:
 		req.lifetime, req.external, req.addr = 0, 0, netip.Addr{}
 		_, _ = c.pcp(ctx, h, req, now) // that one is of no use
-		return c.askHolder(ctx, h, e)
+		return c.askHolder(ctx, h, e, now)
 	}
 	return grant{proto: PCP, lease: leaseOf(r.lifetime), addr: r.addr}, nil
 }
@@ -150,7 +162,7 @@ func (c *Client) mapPMP(ctx context.Context, h hop, e *entry, now time.Time) (gr
 	}
 	if r.external != e.External {
 		_, _ = c.pmp(ctx, h, e, 0, 0, now) // that one is of no use
-		return c.askHolder(ctx, h, e)
+		return c.askHolder(ctx, h, e, now)
 	}
 	return grant{proto: NATPMP, lease: leaseOf(r.lifetime)}, nil
 }
@@ -162,18 +174,24 @@ func (c *Client) unmapPMP(ctx context.Context, h hop, e *entry, now time.Time) e
 
 // askHolder finds out, by UPnP, who has a port that we could not get. It is
 // good news if the owner forwarded it to us by hand.
-func (c *Client) askHolder(ctx context.Context, h hop, e *entry) (grant, error) {
+func (c *Client) askHolder(ctx context.Context, h hop, e *entry, now time.Time) (grant, error) {
 	taken := &conflictError{port: e.Port}
-	if e.v6() {
+	if e.v6() || c.isQuiet(UPnP, now) {
 		return grant{}, taken
 	}
 	d, err := c.upnp(ctx, h)
+	if ctx.Err() == nil {
+		c.noteQuiet(UPnP, err, now)
+	}
 	if err != nil || len(d.wan) == 0 {
 		return grant{}, taken
 	}
 	pe, there, err := c.lookUp(ctx, d, d.wan[0], e.Proto, e.External)
-	if err != nil || !there {
+	switch {
+	case err != nil:
 		return grant{}, taken
+	case !there:
+		return grant{}, &keptError{e.Port}
 	}
 	if pe.is(e.internal) {
 		return grant{proto: UPnP, byHand: true}, nil

@@ -87,11 +87,10 @@ func (m Mapping) Action() string {
 	}
 	switch m.State {
 	case Conflict:
-		who := Holder{}
-		if m.Holder != nil {
-			who = *m.Holder
+		if m.Holder == nil {
+			return fmt.Sprintf("look in the router's settings who has %s: another device's forwarding, or the router's own remote access", m.Port)
 		}
-		return fmt.Sprintf("remove the mapping of %s to %s in the router's settings, or turn off UPnP in that device", m.Port, who)
+		return fmt.Sprintf("remove the mapping of %s to %s in the router's settings, or turn off UPnP in that device", m.Port, m.Holder)
 	case Refused:
 		return "allow this machine to open ports (also below 1024) in the router's settings, or " + by
 	case Failed:

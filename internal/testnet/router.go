@@ -57,8 +57,10 @@ type Router struct {
 	Addr6 netip.Addr     // [::1], zero if this machine has no IPv6
 	Port  uint16         // of PCP and NAT-PMP
 	SSDP  netip.AddrPort // where it is searched for
+	SSDP6 netip.AddrPort // the same for IPv6; invalid if this machine has none
 	HTTP  netip.AddrPort // where its description and services are
-	WAN   netip.Addr     // its address at first
+	HTTP6 netip.AddrPort
+	WAN   netip.Addr // its address at first
 
 	done chan struct{}
 
@@ -85,17 +87,23 @@ func NewRouter(t testing.TB) *Router {
 		r.Addr6 = netip.IPv6Loopback()
 		sockets = append(sockets, c)
 	}
-	search := listenUDP(t, "127.0.0.1:0")
-	r.SSDP = addrPort(search)
+	search := []*net.UDPConn{listenUDP(t, "127.0.0.1:0")}
+	r.SSDP = addrPort(search[0])
+	if c, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback}); err == nil {
+		r.SSDP6 = addrPort(c)
+		search = append(search, c)
+	}
 	var wg sync.WaitGroup
+	stopHTTP := r.serveHTTP(t, &wg)
 	for _, c := range sockets {
 		wg.Go(func() { r.serveUDP(c, r.control) })
 	}
-	wg.Go(func() { r.serveUDP(search, r.search) })
-	stopHTTP := r.serveHTTP(t, &wg)
+	for _, c := range search {
+		wg.Go(func() { r.serveUDP(c, r.search) })
+	}
 	t.Cleanup(func() {
 		close(r.done)
-		for _, c := range append(sockets, search) {
+		for _, c := range append(sockets, search...) {
 			_ = c.Close()
 		}
 		stopHTTP()

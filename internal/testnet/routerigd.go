@@ -42,6 +42,10 @@ func (r *Router) serveHTTP(t testing.TB, wg *sync.WaitGroup) func() {
 			mux.ServeHTTP(w, q)
 		}
 	})}
+	if l6, err := net.Listen("tcp6", "[::1]:0"); err == nil {
+		r.HTTP6 = l6.Addr().(*net.TCPAddr).AddrPort()
+		wg.Go(func() { _ = s.Serve(l6) })
+	}
 	wg.Go(func() { _ = s.Serve(l) })
 	return func() { _ = s.Close() }
 }
@@ -108,7 +112,7 @@ func (r *Router) act(w http.ResponseWriter, q *http.Request) {
 	var out map[string]string
 	var code int
 	if q.PathValue("service") == "firewall" {
-		out, code = r.firewallLocked(action.Local, args)
+		out, code = r.firewallLocked(action.Local, args, from)
 	} else {
 		out, code = r.wanLocked(action.Local, args, from)
 	}
@@ -190,7 +194,7 @@ func (r *Router) wanLocked(action string, args map[string]string, from netip.Add
 }
 
 // firewallLocked is WANIPv6FirewallControl.
-func (r *Router) firewallLocked(action string, args map[string]string) (out map[string]string, code int) {
+func (r *Router) firewallLocked(action string, args map[string]string, from netip.Addr) (out map[string]string, code int) {
 	id := portNumber(args["UniqueID"])
 	at := -1
 	r.expireLocked()
@@ -207,7 +211,7 @@ func (r *Router) firewallLocked(action string, args map[string]string) (out map[
 		switch {
 		case err != nil || !client.Is6():
 			return nil, 402
-		case r.mode.Refuse:
+		case r.mode.Refuse, client != from: // section 2.3.3 of the service
 			return nil, 606
 		}
 		r.nextID++

@@ -179,7 +179,7 @@ func (r *Router) pmpLocked(from netip.AddrPort, b []byte) []byte {
 }
 
 // search answers M-SEARCH.
-func (r *Router) search(_ netip.AddrPort, b []byte) []byte {
+func (r *Router) search(from netip.AddrPort, b []byte) []byte {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if !r.mode.UPnP || !strings.HasPrefix(string(b), "M-SEARCH * HTTP/1.1\r\n") {
@@ -199,6 +199,9 @@ func (r *Router) search(_ netip.AddrPort, b []byte) []byte {
 	location := r.mode.Location
 	if location == "" {
 		location = fmt.Sprintf("http://%s/rootDesc.xml", r.HTTP)
+		if from.Addr().Is6() {
+			location = fmt.Sprintf("http://%s/rootDesc.xml", r.HTTP6)
+		}
 	}
 	return fmt.Appendf(nil, "HTTP/1.1 200 OK\r\nCACHE-CONTROL: max-age=120\r\nST: %s\r\nUSN: uuid:fake::%s\r\nEXT:\r\nSERVER: Fake/1.0 UPnP/1.1 testnet/1.0\r\nLOCATION: %s\r\n\r\n", target, target, location)
 }
