@@ -15,6 +15,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"postern/internal/awsip"
 	"postern/internal/caller"
 	"postern/internal/config"
 	"postern/internal/ddns"
@@ -67,6 +68,8 @@ type App struct {
 	guard     *guard.Guard
 	kernel    *kernelDrop
 	feeds     *feeds.Lists
+	aws       *awsip.Ranges
+	awsStop   context.CancelFunc // guarded by mu; nil while the list is not read
 	callers   *caller.Registry
 	address   *ddns.Manager
 	certs     *tlsmgr.Manager
@@ -145,6 +148,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	a.guard.SetOwn(ownAddresses())
 	a.newKernelDrop()
 	a.newFeeds(cfg)
+	a.newAWSRanges(cfg)
 	a.guard.Load(a.started)
 	if err := a.openCallers(cfg); err != nil {
 		return nil, err
@@ -239,6 +243,7 @@ func (a *App) Run(ctx context.Context) error {
 	g.Keep("doctor", a.runDoctor)
 	a.startAdmin()
 	a.startKernelDrop()
+	a.startAWSRanges()
 	g.OnStop("drain", a.drain)
 	for _, d := range a.doors {
 		a.startDoor(d)
@@ -387,6 +392,7 @@ func (a *App) apply(cfg *config.Config) error {
 	a.guard.Reconfigure(guardCfg)
 	a.spareOwn()
 	a.startKernelDrop()
+	a.startAWSRanges()
 	a.applyFeeds(cfg)
 	a.proxy.Apply(next.snapshot)
 	a.useCallers(next.snapshot)

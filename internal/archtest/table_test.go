@@ -22,6 +22,7 @@ var rooms = map[string]room{
 	"internal/upstream": {may: []string{"internal/http1"}},
 	"internal/http1":    {},
 	"internal/h2":       {},
+	"internal/awsip":    {may: []string{"internal/durable"}},
 	"internal/guard":    {may: []string{"internal/durable"}},
 	"internal/nft":      {},
 	"internal/feeds":    {may: []string{"internal/durable"}},
