@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"postern/internal/config"
+	"postern/internal/guard"
 )
 
 // TestMain lets the processes of the comparison be copies of the test binary.
@@ -73,6 +74,27 @@ func TestPosternConfigs(t *testing.T) {
 		text := render(t, "postern.yaml", &l)
 		if _, err := config.Parse("postern.yaml", []byte(text), func(string) (string, bool) { return "", false }); err != nil {
 			t.Errorf("%s: %v", l.name, err)
+		}
+	}
+}
+
+// What postern finds in its folder is that many bans.
+func TestBans(t *testing.T) {
+	all := loads()
+	s := commonSetup(t, &all[indexOf(all, "bans-100000")])
+	c := &contestant{peer: peerByName("postern")}
+	if err := c.write(s); err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	g := guard.New(guard.Config{File: filepath.Join(s.Dir, "data", "bans.json"), MaxBans: s.Bans})
+	g.Load(now)
+	if got := len(g.Bans(now)); got != banCount {
+		t.Errorf("%d bans, want %d", got, banCount)
+	}
+	for _, a := range s.bannedAddrs()[:10] {
+		if !g.Banned(a, now) {
+			t.Errorf("%s is not banned", a)
 		}
 	}
 }
@@ -328,6 +350,8 @@ func TestReport(t *testing.T) {
 		Proxies: []string{"postern", "nginx", "a<b"}, About: map[string]string{"nginx": "1.22.1"}, Missing: map[string]string{"caddy": "not installed"},
 		Rows: []*row{
 			{Load: "h1-c1", Unit: "request", Samples: map[string][]sample{"postern": cpu(30, 50, 40), "nginx": cpu(20, 20, 20), "a<b": cpu(900)}},
+			{Load: "h1-c32", Unit: "request", Samples: map[string][]sample{"postern": cpu(20), "nginx": cpu(20)}},
+			{Load: "sites-1000", Unit: "request", Samples: map[string][]sample{"postern": cpu(21)}},
 			{Load: "idle", Kind: measureMemory, Samples: map[string][]sample{"postern": cpu(12), "nginx": cpu(10)}},
 			{Load: "h2", Unit: "request", Samples: map[string][]sample{"nginx": cpu(20)}, Missing: map[string]string{"postern": "a\nb"}},
 			{Load: "reload", Kind: measureReload, Samples: map[string][]sample{"postern": {{Units: 5, Failed: 2, Retried: 1, Error: "gone"}}}},

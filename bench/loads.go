@@ -32,6 +32,7 @@ const (
 	siteCount   = 1000
 	routeCount  = 1000
 	idleCount   = 10000
+	banCount    = 100000
 	reloadCount = 5
 
 	// caller is where requests come from: not 127.0.0.1, which postern spares
@@ -73,6 +74,7 @@ func loads() []load {
 			job: with(h1(32), func(j *job) { j.Hosts = everyOf(manyHosts(), 32) }), quick: 12000},
 		{name: "routes-1000", what: fmt.Sprintf("h1-c32 over %d routes of a site, each connection another", routeCount), unit: "request", setup: func(s *setup) { s.Routes = manyRoutes() },
 			job: with(h1(32), func(j *job) { j.Paths = suffixed(everyOf(manyRoutes(), 32), "/devices/4711?fields=state") }), quick: 12000},
+		{name: "bans-100000", what: fmt.Sprintf("h1-c32 with %d addresses banned", banCount), unit: "request", setup: func(s *setup) { s.Bans = banCount }, job: h1(32), quick: 12000},
 		{name: "reload", what: fmt.Sprintf("h1-c32 while the configuration is reloaded %d times", reloadCount), unit: "request", kind: measureReload, job: h1(32)},
 	}
 }

@@ -15,11 +15,13 @@ import (
 	"fmt"
 	"math/big"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,6 +43,7 @@ type peer struct {
 	reload  syscall.Signal
 	files   func(s *setup) map[string]string // more files, by name
 	ban     func(s *setup) error             // makes s.Deny banned; nil: the config does
+	noBans  string                           // why it does not take part with s.Bans; "": it does
 }
 
 // peerNames is the order of the peers, in turns and in tables.
@@ -53,13 +56,13 @@ func peerByName(name string) *peer {
 	switch name {
 	case "postern":
 		return &peer{
-			name: name, program: "postern", config: "postern.yaml", reload: syscall.SIGHUP, ban: banByJunk,
+			name: name, program: "postern", config: "postern.yaml", reload: syscall.SIGHUP, ban: banByJunk, files: posternFiles,
 			args: func(program, file string) []string { return []string{program, "run", "-c", file} },
 			test: []string{"version"}, version: regexp.MustCompile(`^postern (\S+ \S+)`),
 		}
 	case "nginx":
 		return &peer{
-			name: name, program: "nginx", config: "nginx.conf", reload: syscall.SIGHUP,
+			name: name, program: "nginx", config: "nginx.conf", reload: syscall.SIGHUP, files: nginxFiles,
 			args: func(program, file string) []string {
 				return []string{program, "-p", filepath.Dir(file), "-e", filepath.Join(filepath.Dir(file), "nginx.error.log"), "-c", file}
 			},
@@ -73,7 +76,7 @@ func peerByName(name string) *peer {
 		}
 	case "caddy":
 		return &peer{
-			name: name, program: "caddy", config: "Caddyfile", reload: syscall.SIGUSR1,
+			name: name, program: "caddy", config: "Caddyfile", reload: syscall.SIGUSR1, noBans: "its stock build looks through a list of addresses one by one",
 			args: func(program, file string) []string {
 				return []string{program, "run", "--config", file, "--adapter", "caddyfile"}
 			},
@@ -142,6 +145,7 @@ type setup struct {
 	Hosts, Routes        []string
 	Deny                 string // a client that is banned; "" for none
 	Spare                string // a client that postern never bans; "" for none
+	Bans                 int    // further addresses that are banned, none of which asks
 	env                  []string
 	httpsAddr, clearAddr string
 }
@@ -155,6 +159,9 @@ type running struct {
 
 // launch starts c in a folder of its own and waits until it serves.
 func launch(ctx context.Context, c *contestant, s setup, dir string) (*running, error) {
+	if s.Bans > 0 && c.noBans != "" {
+		return nil, errors.New(c.noBans)
+	}
 	s.Dir = dir
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -206,11 +213,55 @@ func (c *contestant) write(s *setup) error {
 		}
 	}
 	for name, content := range all {
-		if err := os.WriteFile(filepath.Join(s.Dir, name), []byte(content), 0o600); err != nil {
+		file := filepath.Join(s.Dir, name)
+		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
+			return err
+		}
+		if err := os.WriteFile(file, []byte(content), 0o600); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// bannedAddrs returns the addresses of s.Bans, scattered over the network that
+// is set aside for benchmarks (RFC 2544).
+func (s *setup) bannedAddrs() []netip.Addr {
+	out := make([]netip.Addr, s.Bans)
+	for i := range out {
+		n := 198<<24 | 18<<16 | uint32(i)*9973%(1<<17) // odd: no two meet
+		out[i] = netip.AddrFrom4([4]byte{byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)})
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return out
+}
+
+// posternFiles is the file of bans that a run before would have left.
+func posternFiles(s *setup) map[string]string {
+	if s.Bans == 0 {
+		return nil
+	}
+	now := time.Now().UTC()
+	var b strings.Builder
+	fmt.Fprintf(&b, `{"version":1,"saved":%q,"bans":[`, now.Format(time.RFC3339Nano))
+	for i, a := range s.bannedAddrs() {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, `{"prefix":"%s/32","reason":"junk","since":%q,"until":%q}`, a, now.Format(time.RFC3339Nano), now.Add(24*time.Hour).Format(time.RFC3339Nano))
+	}
+	b.WriteString("]}")
+	return map[string]string{"data/bans.json": b.String()}
+}
+
+// nginxFiles is a radix tree of the addresses, which nginx looks into with the
+// request.
+func nginxFiles(s *setup) map[string]string {
+	var b strings.Builder
+	for _, a := range s.bannedAddrs() {
+		fmt.Fprintf(&b, "%s 1;\n", a)
+	}
+	return map[string]string{"bans.geo": b.String()}
 }
 
 func haproxyFiles(s *setup) map[string]string {
@@ -226,7 +277,11 @@ func haproxyFiles(s *setup) map[string]string {
 	for _, r := range s.Routes {
 		fmt.Fprintf(&routes, "%s/ app\n", r)
 	}
-	return map[string]string{"cert-and-key.pem": both.String(), "hosts.map": hosts.String(), "routes.map": routes.String()}
+	var bans strings.Builder
+	for _, a := range s.bannedAddrs() {
+		fmt.Fprintf(&bans, "%s\n", a)
+	}
+	return map[string]string{"bans.acl": bans.String(), "cert-and-key.pem": both.String(), "hosts.map": hosts.String(), "routes.map": routes.String()}
 }
 
 // await asks the proxy until it answers.

@@ -134,6 +134,7 @@ func (r *report) markdown(name string) []byte {
 		fmt.Fprintf(&w, "![Ratios of CPU time to %s](%s.svg)\n\n", base, name)
 	}
 	r.tableCPU(&w)
+	r.tableFlat(&w)
 	r.tableMemory(&w)
 	r.tableReload(&w)
 	r.tableSpeed(&w)
@@ -165,6 +166,32 @@ func (r *report) tableCPU(w *bytes.Buffer) {
 		})
 	}
 	w.WriteByte('\n')
+}
+
+// tableFlat shows what size costs: the same requests among many sites, routes
+// and bans, beside those of h1-c32 with the same proxy. The rounds of two loads
+// do not take turns: a disturbance of one is in the figure.
+func (r *report) tableFlat(w *bytes.Buffer) {
+	plain := slices.IndexFunc(r.Rows, func(row *row) bool { return row.Load == "h1-c32" })
+	if plain < 0 {
+		return
+	}
+	begun := false
+	for _, row := range r.Rows {
+		if !slices.Contains([]string{"sites-1000", "routes-1000", "bans-100000"}, row.Load) {
+			continue
+		}
+		if !begun {
+			r.head(w, "CPU time per request, of that of h1-c32", "figure")
+			begun = true
+		}
+		r.cells(w, row, "of h1-c32", func(p string) string {
+			return ratio(median(row.of(p, cpuFigure)) / median(r.Rows[plain].of(p, cpuFigure)))
+		})
+	}
+	if begun {
+		w.WriteByte('\n')
+	}
 }
 
 func (r *report) tableMemory(w *bytes.Buffer) {

@@ -421,5 +421,8 @@ func unchangeable(old, next *config.Config) error {
 	if old.Limits.IdleTimeout != next.Limits.IdleTimeout {
 		restart("limits.idle_timeout")
 	}
+	if old.Guard.Bans.Keep != next.Guard.Bans.Keep {
+		restart("guard.bans.keep")
+	}
 	return errors.Join(errs...)
 }

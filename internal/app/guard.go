@@ -32,6 +32,7 @@ func guardConfig(cfg *config.Config) (guard.Config, error) {
 		FirstBan:       b.First,
 		MaxBan:         b.Max,
 		Forget:         b.Forget,
+		MaxBans:        b.Keep,
 		NetworkBans:    orNone(b.Network),
 		MaxSharedBan:   b.AWS,
 		Trust:          orNone(cfg.Guard.Trust),

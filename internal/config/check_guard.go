@@ -30,6 +30,12 @@ func (c *checker) guard() {
 	c.atLeastTime("guard.bans.forgive", g.Bans.Forgive, time.Second)
 	c.atLeastTime("guard.bans.forget", g.Bans.Forget, time.Minute)
 	c.atLeast("guard.bans.network", g.Bans.Network, 0)
+	c.at("guard.bans.keep", func() {
+		const least, most = 64, 1 << 20
+		if g.Bans.Keep < least || g.Bans.Keep > most {
+			c.errorf("guard.bans.keep", "%d is out of bounds, want %d to %d", g.Bans.Keep, least, most)
+		}
+	})
 	c.at("guard.bans.threshold", func() {
 		if g.Bans.Threshold <= 0 {
 			c.errorf("guard.bans.threshold", "0 would ban everybody at once, want more; mode: off bans nobody")

@@ -93,6 +93,12 @@ type Bans struct {
 	// be banned within about 2 hours for the whole of it to be banned. 0:
 	// none ever is. Default 5.
 	Network int `yaml:"network"`
+
+	// How many bans are kept, those that ended and are not forgotten
+	// included; about 100 bytes each. Those that ended make room first; while
+	// all of them last, only a ban by hand finds a place. Only a restart
+	// changes it. Default 32768.
+	Keep int `yaml:"keep"`
 }
 
 // GuardLimits bounds what each client, each route, and all together may use.
@@ -249,7 +255,7 @@ func defaultGuard() Guard {
 		Limits: GuardLimits{Requests: 256},
 		Bans: Bans{
 			First: 10 * time.Minute, Max: 24 * time.Hour, AWS: 10 * time.Minute,
-			Threshold: 10, Forgive: time.Minute, Forget: 7 * 24 * time.Hour, Network: 5,
+			Threshold: 10, Forgive: time.Minute, Forget: 7 * 24 * time.Hour, Network: 5, Keep: 32768,
 		},
 		Weights: Weights{
 			Junk: 10, TLSOnHTTP: 4, HTTPOnTLS: 4, NoServerName: 6, UnknownServerName: 4, HandshakeFailed: 0.5,
