@@ -2,6 +2,7 @@ package app
 
 import (
 	"crypto/x509"
+	"encoding/base64"
 	"fmt"
 	"maps"
 	"os"
@@ -66,6 +67,13 @@ func newCaller(name string, c *config.Caller) (out caller.Caller, err error) {
 			return out, err
 		}
 		out.AWS = &caller.AWS{Issuer: a.Issuer, Audience: a.Audience, Roots: roots, Role: a.Role, Function: a.Function, Bound: a.Bound}
+	}
+	if g := c.Signature; g != nil {
+		public, err := base64.StdEncoding.DecodeString(g.PublicKey)
+		if err != nil {
+			return out, fmt.Errorf("signature.public_key: %w", err)
+		}
+		out.Signature = &caller.SignatureKey{KeyID: g.KeyID, Secret: g.Secret.Reveal(), PublicKey: public, UnsignedPayload: g.UnsignedPayload}
 	}
 	if j := c.JWT; j != nil {
 		roots, err := pemFile("jwt.ca", j.CA)

@@ -29,11 +29,11 @@ func newBinding(from map[string]any, key, cert string) *binding {
 // prove finds out whether the request has the keys that its token belongs to.
 func (b *Book) prove(r *Request, res Result) Result {
 	bound := res.Identity.bound
-	if bound.thumbprint != "" {
-		return refused(NotBound)
-	}
 	if bound.cert != "" && !r.Peer.is(bound.cert) {
 		return refused(NotBound)
+	}
+	if bound.thumbprint != "" {
+		return b.provesThumbprint(r, res.Identity, bound.thumbprint)
 	}
 	return res
 }

@@ -25,6 +25,8 @@ type Caller struct {
 	AWS *AWS
 	// Token, if set, takes tokens of any other issuer.
 	Token *TokenRule
+	// Signature, if set, takes requests signed with a key of its own.
+	Signature *SignatureKey
 	// KeepCredentials passes on to the backend what the caller proved itself
 	// with; else it is taken out.
 	KeepCredentials bool
@@ -46,6 +48,7 @@ type Book struct {
 	byName   map[string]*entry
 	issuers  map[string]*issuer
 	cache    *cache
+	signers  map[string]*signer // by key id
 	keys     atomic.Pointer[keyTable]
 }
 
@@ -54,7 +57,7 @@ type Book struct {
 func (r *Registry) Prepare(list []Caller) (*Book, error) {
 	b := &Book{
 		registry: r, byName: make(map[string]*entry), issuers: make(map[string]*issuer),
-		cache: newCache(&r.keysVersion, r.metrics),
+		cache: newCache(&r.keysVersion, r.metrics), signers: make(map[string]*signer),
 	}
 	for i := range list {
 		c := &list[i]
@@ -91,6 +94,16 @@ func (b *Book) addRules(e *entry) error {
 			return err
 		}
 		i.plain = append(i.plain, e)
+	}
+	if r := e.rule.Signature; r != nil {
+		s, err := newSigner(e, r)
+		if err != nil {
+			return err
+		}
+		if other := b.signers[r.KeyID]; other != nil {
+			return fmt.Errorf("caller %s: its key id %s is that of %s too", e.name, r.KeyID, other.entry.name)
+		}
+		b.signers[r.KeyID] = s
 	}
 	return nil
 }
@@ -162,19 +175,31 @@ func (a *Access) Allows(id *Identity) bool {
 // maxToken bounds a bearer token, in bytes.
 const maxToken = 8 << 10
 
-// Identify judges the credentials of a request.
+// Identify judges the credentials of a request. It waits for nobody, but for
+// the keys of an issuer when a token cannot be judged without them, and then
+// for a bounded time.
 func (b *Book) Identify(r *Request) Result {
-	switch {
-	case r.Doubled:
+	if r.Doubled {
 		return refused(Malformed)
-	case r.Authorization != "":
-		res := b.authorization(r)
-		res.Spent = SpentAuthorization
-		return res
-	case r.APIKey != "":
+	}
+	if r.Authorization != "" {
+		if res := b.authorization(r); res.Failure != NoCredentials || res.Identity != nil || res.Body != nil {
+			res.Spent = SpentAuthorization
+			return res
+		}
+	}
+	if r.APIKey != "" {
 		res := b.bearer(r, r.APIKey)
 		res.Spent = SpentAPIKey
 		return res
+	}
+	return b.elsewhere(r)
+}
+
+// elsewhere judges what is not in a field of its own for credentials.
+func (b *Book) elsewhere(r *Request) Result {
+	if r.Signed {
+		return b.messageSigned(r)
 	}
 	return refused(NoCredentials)
 }
@@ -185,6 +210,9 @@ func (b *Book) authorization(r *Request) Result {
 	scheme, value, _ := strings.Cut(r.Authorization, " ")
 	if strings.EqualFold(scheme, "Bearer") {
 		return b.bearer(r, strings.TrimSpace(value))
+	}
+	if isSigV4(r.Authorization) {
+		return b.sigV4(r)
 	}
 	return refused(NoCredentials)
 }

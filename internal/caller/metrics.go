@@ -13,6 +13,8 @@ type metrics struct {
 	failures [numFailures]prometheus.Counter
 	fetches  [2]prometheus.Counter // of issuers' keys: those that worked, those that did not
 	evicted  prometheus.Counter
+
+	seenEvicted prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -32,8 +34,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.evicted = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "postern_caller_token_evictions_total", Help: "Judged tokens that were forgotten before their time because there were too many.",
 	})
+	m.seenEvicted = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "postern_caller_signature_evictions_total", Help: "Used signatures that were forgotten early because there were too many; none as old as they is taken since.",
+	})
 	if reg != nil {
-		reg.MustRegister(m.requests, failures, fetches, m.evicted)
+		reg.MustRegister(m.requests, failures, fetches, m.evicted, m.seenEvicted)
 	}
 	return m
 }

@@ -36,6 +36,7 @@ type Registry struct {
 	log     *slog.Logger
 	metrics *metrics
 	clock   *clock
+	replays *replays
 	book    atomic.Pointer[Book] // the one in use; nil before Use
 
 	keysVersion atomic.Uint64 // counts up when an issuer's keys change
@@ -61,6 +62,7 @@ func New(cfg Config) (*Registry, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = systemClock
 	}
+	r.replays = newReplays(time.Now(), r.metrics)
 	r.clock = newClock(filepath.Join(cfg.Dir, clockName), cfg.Clock, cfg.Log)
 	path := filepath.Join(cfg.Dir, usageName)
 	used, err := readUsage(path)

@@ -290,10 +290,11 @@ func (i *issuer) judge(c *claims, all map[string]any) Result {
 		if !c.Audience.is(rule.Audience, false) {
 			continue
 		}
-		if res := rule.judge(e, c, all); res.Identity != nil {
+		res := rule.judge(e, c, all)
+		if res.Identity != nil {
 			return res
 		}
-		failure = NotListed
+		failure = res.Failure
 	}
 	for _, e := range i.plain {
 		rule := e.rule.Token

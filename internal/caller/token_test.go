@@ -151,8 +151,8 @@ func TestAWSToken(t *testing.T) {
 	}
 }
 
-// aws is the claims of AWS itself, changed.
-func aws(change map[string]any) map[string]any {
+// awsClaims are the claims of AWS itself, changed.
+func awsClaims(change map[string]any) map[string]any {
 	all := map[string]any{"aws_account": testnet.AWSAccount, "source_region": testnet.AWSRegion, "lambda_source_function_arn": testnet.AWSFunction}
 	for k, v := range change {
 		if all[k] = v; v == nil {
@@ -187,7 +187,7 @@ func TestAWSTokenAttacks(t *testing.T) {
 	claim := func(name string, v any) string { return a.Token(map[string]any{name: v}) }
 	unix := func(d time.Duration) int64 { return now.Add(d).Unix() }
 	role := func(arn string) string { return claim("sub", arn) }
-	function := func(arn any) string { return a.Token(aws(map[string]any{"lambda_source_function_arn": arn})) }
+	function := func(arn any) string { return a.Token(awsClaims(map[string]any{"lambda_source_function_arn": arn})) }
 
 	for _, tc := range []struct {
 		name, token string
@@ -240,9 +240,9 @@ func TestAWSTokenAttacks(t *testing.T) {
 		{"a role in another partition", role("arn:aws-cn:iam::123456789012:role/orders"), NotListed},
 		{"an account inside the path", role("arn:aws:iam::210987654321:role/arn:aws:iam::123456789012:role/orders"), NotListed},
 		{"no subject", claim("sub", nil), NotListed},
-		{"account of another", a.Token(aws(map[string]any{"aws_account": "210987654321"})), NotListed},
-		{"no account", a.Token(aws(map[string]any{"aws_account": nil})), NotListed},
-		{"account as a number", a.Token(aws(map[string]any{"aws_account": 123456789012})), NotListed},
+		{"account of another", a.Token(awsClaims(map[string]any{"aws_account": "210987654321"})), NotListed},
+		{"no account", a.Token(awsClaims(map[string]any{"aws_account": nil})), NotListed},
+		{"account as a number", a.Token(awsClaims(map[string]any{"aws_account": 123456789012})), NotListed},
 		{"AWS's claims are a text", claim(testnet.AWSClaim, "aws_account"), NotListed},
 		{"no claims of AWS", claim(testnet.AWSClaim, nil), NotListed},
 		{"another function", function("arn:aws:lambda:ap-northeast-2:123456789012:function:payments"), NotListed},

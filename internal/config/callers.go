@@ -21,6 +21,11 @@ type Caller struct {
 	// AWS signs who calls. Absent: no AWS identity is this caller.
 	AWS *AWSCaller `yaml:"aws"`
 
+	// Requests signed with a key of the caller's own: SigV4-shaped, as every
+	// AWS SDK signs, or HTTP Message Signatures (RFC 9421). The format is in
+	// docs/callers.md. Absent: none are taken.
+	Signature *SignatureCaller `yaml:"signature"`
+
 	// Tokens (JWT) of any other issuer, such as Cognito, GitHub Actions or
 	// Cloudflare Access. Absent: none are taken.
 	JWT *JWTCaller `yaml:"jwt"`
@@ -62,6 +67,27 @@ type AWSCaller struct {
 	// the requests, or by a tag x5t.S256 with the hash of the client's
 	// certificate. What has such a tag is always held to it. Default false.
 	Bound bool `yaml:"bound"`
+}
+
+// SignatureCaller is the key by which a caller signs its requests. A signature
+// is good for 5 minutes before and after its time, and once.
+type SignatureCaller struct {
+	// What the caller names the key by. No other caller may have it. Required.
+	KeyID string `yaml:"key_id"`
+
+	// The secret for HMAC-SHA256, at least 32 characters; `openssl rand
+	// -base64 32` makes one. secret_file reads it from a file. One of secret
+	// and public_key is needed. Default: none.
+	Secret Secret `yaml:"secret"`
+
+	// The public key for Ed25519, its 32 bytes in base64. It works for HTTP
+	// Message Signatures only. Default: none.
+	PublicKey string `yaml:"public_key"`
+
+	// Whether requests are taken whose body the signature does not cover.
+	// Bodies that it covers are held until they were looked at, and may have
+	// up to 1 MiB. Default false.
+	UnsignedPayload bool `yaml:"unsigned_payload"`
 }
 
 // JWTCaller says which tokens of an issuer are the caller. They come as

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"encoding/base64"
 	"encoding/hex"
 	"maps"
 	"net/url"
@@ -48,6 +49,9 @@ func (c *checker) caller(at string, caller *Caller, taken map[string]string) {
 	c.keyHashes(at+".api_key_hash", caller.APIKeyHash, taken)
 	if a := caller.AWS; a != nil && !c.broken[at+".aws"] {
 		c.awsCaller(at+".aws", a)
+	}
+	if g := caller.Signature; g != nil && !c.broken[at+".signature"] {
+		c.signatureCaller(at+".signature", g, taken)
 	}
 	if j := caller.JWT; j != nil && !c.broken[at+".jwt"] {
 		c.jwtCaller(at+".jwt", j)
@@ -118,6 +122,34 @@ func (c *checker) arn(at, s, service, kind, form string) (account string) {
 		return parts[4]
 	}
 	return ""
+}
+
+func (c *checker) signatureCaller(path string, g *SignatureCaller, taken map[string]string) {
+	if at := path + ".key_id"; c.needs(path, "key_id", g.KeyID, "a name for the key, such as shop-1") {
+		switch first := taken["key_id "+g.KeyID]; {
+		case len(g.KeyID) > 128 || strings.ContainsFunc(g.KeyID, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`/,"\`, r) }):
+			c.errorf(at, "%q is no name for a key, want up to 128 letters, digits and signs other than / , \" and \\", g.KeyID)
+		case first != "":
+			c.errorf(at, "%s is that of %s too; each key belongs to one caller", g.KeyID, c.where(first))
+		default:
+			taken["key_id "+g.KeyID] = at
+		}
+	}
+	at := path + ".secret"
+	if c.written(at + "_file") {
+		at += "_file"
+	}
+	if n := len(g.Secret.Reveal()); c.written(at) && !c.isBroken(at) && n < 32 {
+		c.errorf(at, "the secret has %d characters, want 32 or more; `openssl rand -base64 32` makes one", n)
+	}
+	if !c.written(at) && g.PublicKey == "" && !c.written(path+".public_key") && !c.unknown[path] {
+		c.errorf(path, "has neither secret nor public_key, want secret: and a text that `openssl rand -base64 32` made")
+	}
+	if at := path + ".public_key"; c.written(at) && !c.isBroken(at) {
+		if raw, err := base64.StdEncoding.DecodeString(g.PublicKey); err != nil || len(raw) != 32 {
+			c.errorf(at, "is no Ed25519 key, want its 32 bytes in base64, 44 characters")
+		}
+	}
 }
 
 func (c *checker) jwtCaller(path string, j *JWTCaller) {

@@ -25,6 +25,9 @@ type message interface {
 	answer(x *exchange, a answer)
 	// challenge lets h answer, and reports whether it did.
 	challenge(h func(http.ResponseWriter, *http.Request) bool) bool
+	// hold reads the whole body, up to limit bytes. When it returns false it
+	// has answered, or the client is gone.
+	hold(x *exchange, limit int64) ([]byte, bool)
 	// forward sends the request to the route's backends and their answer to
 	// the client. It sets x.status, x.sent, x.trace, and x.err, or answers
 	// itself with x.problem.
@@ -76,6 +79,9 @@ type exchange struct {
 	caller *caller.Identity // nil: a stranger
 	denied caller.Failure   // why the credentials made nobody known
 	spent  caller.Spent     // what held the secret
+	holds  bool             // the body was read as a whole, into held
+	held   []byte
+	taken  int64 // of Server.signed
 
 	// What came of it.
 	site    *Site  // nil: the host is not configured

@@ -188,10 +188,13 @@ func (h *h1) upgrading() []byte {
 // cannot.
 func (h *h1) prepareBody() error {
 	switch {
+	case h.x.holds:
+		h.wreq.Body = h.x.held
+		return nil
 	case h.in.BodyDone():
 		return nil
 	case h.req.Framing == http1.ByLength && h.req.Length <= maxHeld && !h.req.Expect100:
-		return h.hold(int(h.req.Length))
+		return h.holdShort(int(h.req.Length))
 	}
 	h.wreq.Expect100 = h.req.Expect100
 	h.wreq.More = h.moreFn
@@ -199,8 +202,36 @@ func (h *h1) prepareBody() error {
 	return nil
 }
 
-// hold reads a whole body of n bytes.
-func (h *h1) hold(n int) error {
+// hold reads the whole body before it is known where it goes. From then on it
+// is one that was declared with its length.
+func (h *h1) hold(x *exchange, limit int64) ([]byte, bool) {
+	h.body.max = limit
+	if h.req.Expect100 && !h.in.BodyDone() && h.in.Buffered() == 0 && h.body.interim.say(h.sayContinue) != nil {
+		h.clientGone(x)
+		return nil, false
+	}
+	h.needBuffer(bodyBuffer)
+	held := make([]byte, 0, max(h.req.Length, 0))
+	for !h.in.BodyDone() {
+		p, err := h.readBody()
+		if err != nil && err != io.EOF {
+			h.failed(x, err)
+			return nil, false
+		}
+		held = append(held, p...)
+	}
+	h.arm(time.Time{})
+	h.body.max, h.body.read = 0, 0
+	h.req.Expect100 = false
+	if h.req.Framing == http1.Chunked {
+		h.req.Framing = http1.ByLength
+	}
+	h.req.Length = int64(len(held))
+	return held, true
+}
+
+// holdShort reads a whole body of n bytes.
+func (h *h1) holdShort(n int) error {
 	if h.in.Buffered() >= n { // the usual case: it came with the head
 		p, err := h.in.BufferedBody()
 		h.wreq.Body = p

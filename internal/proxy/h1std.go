@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"cmp"
 	"context"
 	"io"
@@ -68,7 +69,9 @@ func (h *h1) request(x *exchange) (*http.Request, error) {
 		key := textproto.CanonicalMIMEHeaderKey(string(f.Key))
 		r.Header[key] = append(r.Header[key], string(f.Value))
 	}
-	if !h.in.BodyDone() {
+	if x.holds {
+		r.Body = io.NopCloser(bytes.NewReader(x.held))
+	} else if !h.in.BodyDone() {
 		h.needBuffer(bodyBuffer)
 		r.Trailer = make(http.Header)
 		r.Body = &h1Reader{h: h, r: r}

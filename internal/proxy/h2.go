@@ -313,6 +313,10 @@ func (m *h2Message) empty() error {
 // prepareBody reads a body that can be held, or sets up the stream of one that
 // cannot.
 func (m *h2Message) prepareBody() error {
+	if m.x.holds {
+		m.wreq.Body = m.x.held
+		return nil
+	}
 	n := m.st.ContentLength
 	if n == 0 {
 		return nil
@@ -320,15 +324,41 @@ func (m *h2Message) prepareBody() error {
 	expect := strings.EqualFold(m.field("Expect"), "100-continue")
 	whole := m.st.BodyHere() && len(m.st.Trailers()) == 0 // and in memory: the stream's window is small
 	if n <= maxHeld && (n > 0 && !expect || whole) {
-		return m.hold(int(max(n, 0)))
+		return m.holdShort(int(max(n, 0)))
 	}
 	m.chunked = n < 0
 	m.wreq.Expect100, m.wreq.More = expect, m.moreFn
 	return nil
 }
 
-// hold reads a whole body, of n bytes if that is not 0.
-func (m *h2Message) hold(n int) error {
+// hold reads the whole body before it is known where it goes.
+func (m *h2Message) hold(x *exchange, limit int64) ([]byte, bool) {
+	m.max, m.budget = limit, x.snap.Limits.Stall
+	if !m.asked && strings.EqualFold(m.field("Expect"), "100-continue") {
+		m.asked = true
+		if m.interim.say(m.sayContinue) != nil {
+			m.failed(x, errClientGone)
+			return nil, false
+		}
+	}
+	held := make([]byte, 0, max(m.st.ContentLength, 0))
+	for {
+		p, err := m.readBody()
+		if err != nil && err != io.EOF {
+			m.failed(x, err)
+			return nil, false
+		}
+		held = append(held, p...)
+		if err == io.EOF {
+			break
+		}
+	}
+	m.max, m.read = 0, 0
+	return held, true
+}
+
+// holdShort reads a whole body, of n bytes if that is not 0.
+func (m *h2Message) holdShort(n int) error {
 	p, err := m.st.Buffered()
 	if err != nil && err != io.EOF {
 		return errClientGone

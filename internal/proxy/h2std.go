@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -70,7 +71,9 @@ func (m *h2Message) request(x *exchange) (*http.Request, error) {
 		}
 		r.Header[key] = append(r.Header[key], strings.Clone(f.Value))
 	}
-	if st.ContentLength != 0 {
+	if x.holds {
+		r.Body = io.NopCloser(bytes.NewReader(x.held))
+	} else if st.ContentLength != 0 {
 		r.Body = &h2Reader{m: m, r: r}
 	}
 	return r, nil

@@ -24,8 +24,49 @@ func (x *exchange) identify() bool {
 	}
 	r.Fields = x
 	res := book.Identify(&r)
-	x.caller, x.denied, x.spent = res.Identity, res.Failure, res.Spent
+	spent := res.Spent
+	if res.Body != nil {
+		var ok bool
+		if res, ok = x.checkBody(res.Body); !ok {
+			return false
+		}
+	}
+	x.caller, x.denied, x.spent = res.Identity, res.Failure, spent
 	return true
+}
+
+// Bounds of the bodies that are held until their signature was looked at, of
+// all requests together, in bytes: of callers whose signature holds, and of
+// strangers, who name a key that exists.
+const (
+	maxSigned   = 64 << 20
+	maxStranger = 8 << 20
+)
+
+// checkBody ends a proof that covers the body. When it returns false the
+// client is answered, or gone.
+func (x *exchange) checkBody(check *caller.BodyCheck) (res caller.Result, ok bool) {
+	if x.length > caller.MaxBody {
+		return caller.Result{Failure: caller.BodyTooLarge}, true
+	}
+	room, most := x.length, int64(maxStranger)
+	if room < 0 {
+		room = caller.MaxBody
+	}
+	if check.Known() {
+		most = maxSigned
+	}
+	if x.s.signed.Add(room) > most {
+		x.s.signed.Add(-room)
+		return caller.Result{Failure: caller.Busy}, true
+	}
+	x.taken = room
+	body, ok := x.msg.hold(x, caller.MaxBody)
+	if !ok {
+		return res, false
+	}
+	x.held, x.holds, x.length = body, true, int64(len(body))
+	return check.Finish(body), true
 }
 
 // Field and List make the exchange the header getter of package caller.

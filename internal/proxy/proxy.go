@@ -200,7 +200,9 @@ type Server struct {
 
 	accepting sync.WaitGroup // goroutines of Serve's connections before HTTP, and of ServeQUIC's
 
-	tarpits  atomic.Int32 // scanners that are kept busy
+	tarpits atomic.Int32 // scanners that are kept busy
+	signed  atomic.Int64 // bytes of bodies that are held for their signatures
+
 	quicOpen atomic.Int32 // QUIC connections, handshakes included
 	unproven atomic.Int32 // handshakes of QUIC clients that may have a forged address
 	suspects *suspects

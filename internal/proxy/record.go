@@ -20,6 +20,9 @@ func (x *exchange) record() {
 	x.conn.inFlight.Add(-1)
 	x.leave()
 	x.s.metrics.inFlight.Dec()
+	if x.taken > 0 {
+		x.s.signed.Add(-x.taken)
+	}
 	took := time.Since(x.start)
 	rm := x.s.metrics.nowhere
 	switch {

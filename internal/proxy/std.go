@@ -1,12 +1,17 @@
 package proxy
 
 import (
+	"bytes"
+	"errors"
+	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"postern/internal/caller"
+	"postern/internal/http1"
 	"postern/internal/upstream"
 )
 
@@ -61,6 +66,39 @@ func (m *stdMessage) credentials() (c caller.Credentials) {
 		}
 	}
 	return c
+}
+
+func (m *stdMessage) hold(x *exchange, limit int64) ([]byte, bool) {
+	control := http.NewResponseController(m.w.ResponseWriter)
+	if stall := x.snap.Limits.Stall; stall > 0 {
+		_ = control.SetReadDeadline(time.Now().Add(stall))
+		defer func() { _ = control.SetReadDeadline(time.Time{}) }()
+	}
+	var held []byte
+	if m.r.Body != nil {
+		var err error
+		held, err = io.ReadAll(io.LimitReader(m.r.Body, limit+1))
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			err = &bodyStalledError{}
+		case int64(len(held)) > limit:
+			err = &bodyTooLargeError{}
+		case err != nil && !errors.Is(err, http1.ErrBody):
+			err = errClientGone
+		}
+		if err != nil {
+			if x.upstreamFailed(err, leftBy(err)) {
+				m.abort()
+			}
+			return nil, false
+		}
+	}
+	m.r.Body, m.r.ContentLength, m.r.Trailer = http.NoBody, int64(len(held)), nil
+	if len(held) > 0 {
+		m.r.Body = io.NopCloser(bytes.NewReader(held))
+	}
+	m.r.Header.Del("Expect")
+	return held, true
 }
 
 func (m *stdMessage) challenge(h func(http.ResponseWriter, *http.Request) bool) bool {
