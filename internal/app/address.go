@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -36,7 +37,9 @@ func (a *App) addressConfig(cfg *config.Config, check *dnscheck.Checker) ddns.Co
 		OnNotice:  a.dnsHostNoticed,
 	}
 	if cfg.WantsPublicAddress() {
-		out.Sources = a.sources(&cfg.PublicAddress)
+		out.Sources = addressSources(&cfg.PublicAddress, a.RouterAddr, func(err error) {
+			a.log.Error("a source of the public address is left out", "err", err)
+		})
 	}
 	for i := range cfg.DDNS {
 		d := &cfg.DDNS[i]
@@ -47,19 +50,20 @@ func (a *App) addressConfig(cfg *config.Config, check *dnscheck.Checker) ddns.Co
 	return out
 }
 
-// sources are those that the file names and this process can ask. What the
-// file says was checked before; a source that cannot be made is left out.
-func (a *App) sources(p *config.PublicAddress) []ddns.Source {
+// addressSources are those that the file names and this process can ask. What
+// the file says was checked before; one that cannot be made is left out and
+// told.
+func addressSources(p *config.PublicAddress, router func(context.Context) (netip.Addr, error), bad func(error)) []ddns.Source {
 	var out []ddns.Source
 	add := func(s ddns.Source, err error) {
 		if err != nil {
-			a.log.Error("a source of the public address is left out", "err", err)
+			bad(err)
 			return
 		}
 		out = append(out, s)
 	}
 	if slices.Contains(p.Sources, config.SourceRouter) {
-		add(ddns.NewRouter(a.RouterAddr), nil)
+		add(ddns.NewRouter(router), nil)
 	}
 	if slices.Contains(p.Sources, config.SourceDNS) {
 		for _, spec := range p.DNS {

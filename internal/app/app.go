@@ -100,6 +100,7 @@ type App struct {
 	reloaded reloadResult
 	dns01    dns01
 	doctor   doctorRoom
+	nonces   nonces
 	once     *idempotency.Store[proxy.StoredAnswer] // lives through reloads
 	senders  []sender                               // of the outbox's channels
 }
@@ -182,7 +183,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	}
 	a.proxy, err = proxy.New(proxy.Config{
 		Log: a.log, Registerer: a.registry, Guard: a.guard,
-		TLS: a.certs.TLSConfig(), Challenge: a.certs.HandleHTTPChallenge,
+		TLS: a.certs.TLSConfig(), Challenge: a.challenge,
 	}, a.built.snapshot)
 	if err != nil {
 		return nil, err

@@ -54,6 +54,13 @@ type process struct {
 // start runs an App with the configuration text and stops it with the test.
 func start(t *testing.T, text string) *process {
 	t.Helper()
+	return startWith(t, text, Options{})
+}
+
+// startWith is start with options of the test's; the log, the version and the
+// loading are its own.
+func startWith(t *testing.T, text string, o Options) *process {
+	t.Helper()
 	p := &process{t: t, log: new(logBuffer), ended: make(chan error, 1)}
 	p.file = filepath.Join(t.TempDir(), "postern.yaml")
 	p.write(text)
@@ -61,7 +68,8 @@ func start(t *testing.T, text string) *process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(cfg, Options{Version: "test", Log: p.log, Load: func() (*config.Config, error) { return config.Load(p.file) }})
+	o.Version, o.Log, o.Load = "test", p.log, func() (*config.Config, error) { return config.Load(p.file) }
+	a, err := New(cfg, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,9 @@ package app
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -11,6 +13,8 @@ import (
 	"postern/internal/config"
 	"postern/internal/dnscheck"
 	"postern/internal/doctor"
+	"postern/internal/gateway"
+	"postern/internal/notify"
 )
 
 // The doctor's times. A whole examination ends within examTime.
@@ -27,13 +31,20 @@ type patient struct {
 	app     *App // nil: nobody runs, or not here
 	machine machine
 	look    func(context.Context, dnscheck.Question) dnscheck.Verdict
+
+	gateRouter gateway.Router                                           // where the router is, when nobody runs; zero but in tests
+	outside    func(ctx context.Context, port string) (net.Conn, error) // nil: the public address itself is dialled
+
+	// Of one examination.
+	atRouter *asked[gateway.Answer]
+	looks    []*nameLook
 }
 
 func newPatient(cfg *config.Config, a *App) *patient {
 	dns := dnsConfig(cfg, nil)
 	dns.ReadOnly = true
 	if a != nil {
-		dns.Own = publicAddresses
+		dns.Own = a.knownAddresses
 	}
 	return &patient{cfg: cfg, app: a, machine: thisMachine(), look: dnscheck.New(dns).Check}
 }
@@ -42,14 +53,20 @@ func newPatient(cfg *config.Config, a *App) *patient {
 func (p *patient) examine(ctx context.Context) doctor.Report {
 	ctx, cancel := context.WithTimeout(ctx, examTime)
 	defer cancel()
+	p.atRouter, p.looks = nil, nil
 	var list []doctor.Check
 	list = append(list, p.configCheck())
 	list = append(list, p.machineChecks()...)
 	list = append(list, p.networkChecks()...)
+	list = append(list, p.internetChecks()...)
+	list = append(list, p.recordChecks()...)
 	list = append(list, p.nameChecks()...)
+	list = append(list, p.addressChecks()...)
+	list = append(list, p.reachChecks()...)
 	list = append(list, p.authorityChecks()...)
 	list = append(list, p.certificateChecks()...)
 	list = append(list, p.backendChecks()...)
+	list = append(list, p.channelChecks()...)
 	return doctor.Run(ctx, list)
 }
 
@@ -99,7 +116,8 @@ func (p *patient) configCheck() doctor.Check {
 
 // doctorRoom keeps the running process's last examination, one at a time.
 type doctorRoom struct {
-	busy sync.Mutex // held while examining
+	busy sync.Mutex           // held while examining, and guards told
+	told map[string]time.Time // since when people know of what fails; as many as there are checks
 	mu   sync.Mutex
 	last doctor.Report
 	at   time.Time // zero: none yet
@@ -131,7 +149,8 @@ func (a *App) examineNow(ctx context.Context) doctor.Report {
 	return next
 }
 
-// diagnosed tells about a check whose status changed.
+// diagnosed tells about a check whose status changed: the log about each, and
+// people about those that nothing else tells them of.
 func (a *App) diagnosed(f doctor.Finding) {
 	facts := []any{"component", f.Component, "target", f.Target, "status", string(f.Status), "detail", f.Detail}
 	if f.Action != "" {
@@ -139,9 +158,37 @@ func (a *App) diagnosed(f doctor.Finding) {
 	}
 	if f.Status == doctor.Pass {
 		a.log.Info("doctor: well again", facts...)
-		return
+	} else {
+		a.log.Warn("doctor: a link is broken", facts...)
 	}
-	a.log.Warn("doctor: a link is broken", facts...)
+	if m, ok := a.doctor.message(f, time.Now()); ok {
+		a.tell(m)
+	}
+}
+
+// message is what people are told about a change: of what fails, and of its
+// end.
+func (d *doctorRoom) message(f doctor.Finding, now time.Time) (notify.Message, bool) {
+	switch f.Component {
+	case "router", "carrier NAT", "double NAT", "port mapping", "public address", "reached from outside",
+		"data folder", "disk", "file descriptors":
+	default:
+		return notify.Message{}, false // the log, and what watches it all the time
+	}
+	name := strings.TrimSpace(f.Component + " " + f.Target)
+	began, told := d.told[name]
+	switch {
+	case f.Status == doctor.Fail && !told:
+		if d.told == nil {
+			d.told = make(map[string]time.Time)
+		}
+		d.told[name] = now
+		return notify.Message{Kind: notify.AddressTrouble, Args: map[string]string{"name": name, "sentence": f.Detail + "; " + f.Action}}, true
+	case f.Status == doctor.Pass && told:
+		delete(d.told, name)
+		return notify.Message{Kind: notify.AddressWell, Args: map[string]string{"name": name, "lasted": lasted(now.Sub(began))}}, true
+	}
+	return notify.Message{}, false
 }
 
 // runDoctor examines the process every few minutes until ctx is done.
@@ -199,4 +246,29 @@ func (a *App) doctorNode() admin.Node {
 		n.Children = append(n.Children, child)
 	}
 	return n
+}
+
+// channelChecks tell how the ways to people are doing.
+func (p *patient) channelChecks() []doctor.Check {
+	if len(p.cfg.Notify) == 0 {
+		return nil
+	}
+	if p.app == nil {
+		return []doctor.Check{{Component: "messages", Run: func(context.Context) doctor.Result {
+			return doctor.None("`proxy notify test` sends one to each channel")
+		}}}
+	}
+	var out []doctor.Check
+	for _, s := range p.app.outbox.Status() {
+		out = append(out, doctor.Check{Component: "messages", Target: s.Name, Run: func(context.Context) doctor.Result {
+			switch {
+			case s.Disabled:
+				return doctor.Bad("make a new webhook and set it in the file: this one is refused", "disabled until its configuration changes: %s", s.LastError)
+			case s.Failing:
+				return doctor.Odd("nothing: messages wait and are sent when it is back", "%s; tried again %s", s.LastError, s.NextTry.Format("15:04:05"))
+			}
+			return doctor.OK("%s", s.Service)
+		}})
+	}
+	return out
 }

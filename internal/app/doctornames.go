@@ -22,8 +22,8 @@ import (
 // them hardly tell more, and their servers are not ours.
 const maxNames = 12
 
-// publicNames are the names a public authority certifies, those of different
-// zones first as far as they are written first.
+// publicNames are the names that others look up: those of sites, and those of
+// records that we keep.
 func publicNames(cfg *config.Config) []string {
 	var names []string
 	for i := range cfg.Sites {
@@ -33,23 +33,33 @@ func publicNames(cfg *config.Config) []string {
 			}
 		}
 	}
+	for _, h := range ddnsHosts(cfg) {
+		if !slices.Contains(names, h) {
+			names = append(names, h)
+		}
+	}
+	return names
+}
+
+// ddnsHosts are the names whose records we keep.
+func ddnsHosts(cfg *config.Config) []string {
+	var names []string
+	for i := range cfg.DDNS {
+		names = append(names, cfg.DDNS[i].Hosts...)
+	}
 	return names
 }
 
 // nameChecks ask each name's DNS once and tell the result link by link: name
 // servers, address, CAA, and TXT where dns-01 needs it.
 func (p *patient) nameChecks() []doctor.Check {
-	if p.cfg.TLS.Issuer == "local" {
-		return nil // nobody outside resolves them for us
-	}
 	names := publicNames(p.cfg)
+	if p.cfg.TLS.Issuer == "local" {
+		names = ddnsHosts(p.cfg) // nobody outside certifies the others
+	}
 	var out []doctor.Check
-	for i, name := range names[:min(len(names), maxNames)] {
-		l := p.newLook(name)
-		if i == 0 {
-			out = append(out, internetCheck(l))
-		}
-		out = append(out, checksOf(name, l)...)
+	for _, name := range names[:min(len(names), maxNames)] {
+		out = append(out, p.checksOf(name)...)
 	}
 	if more := len(names) - maxNames; more > 0 {
 		out = append(out, doctor.Check{Component: "names", Run: func(context.Context) doctor.Result {
@@ -72,11 +82,14 @@ func (l *nameLook) verdict(ctx context.Context) dnscheck.Verdict {
 	return l.v
 }
 
-func (p *patient) newLook(name string) *nameLook {
-	q := dnscheck.Question{Name: name}
-	if p.cfg.TLS.DNSProvider != nil && (p.cfg.TLS.Challenge == "dns-01" || strings.HasPrefix(name, "*.")) {
-		q.Challenge = "dns-01"
+// lookAt is the look at a name that this examination makes.
+func (p *patient) lookAt(name, challenge string) *nameLook {
+	for _, l := range p.looks {
+		if l.q.Name == name && l.q.Challenge == challenge {
+			return l
+		}
 	}
+	q := dnscheck.Question{Name: name, Challenge: challenge}
 	for _, ca := range p.cfg.TLS.ACME {
 		if !strings.Contains(ca.Directory, "api.letsencrypt.org") {
 			q.CAs = nil // by what name CAA knows this one takes a look at its directory
@@ -84,39 +97,76 @@ func (p *patient) newLook(name string) *nameLook {
 		}
 		q.CAs = append(q.CAs, "letsencrypt.org")
 	}
-	return &nameLook{q: q, look: p.look}
+	l := &nameLook{q: q, look: p.look}
+	p.looks = append(p.looks, l)
+	return l
 }
 
 // lookTime is a whole look at a name's DNS, with some room.
 const lookTime = 6 * time.Second
 
-func checksOf(name string, l *nameLook) []doctor.Check {
+// checksOf are the links of one name: its servers, its address, CAA, and TXT
+// where dns-01 needs it. A wildcard has no address of its own; the record of a
+// name that we keep stands on our being able to.
+func (p *patient) checksOf(name string) (list []doctor.Check) {
 	id := func(link nameLink) string { return "name " + string(link) + " " + name }
-	check := func(link nameLink, types []string, needs ...string) doctor.Check {
+	check := func(l *nameLook, link nameLink, types []string, needs ...string) doctor.Check {
 		return doctor.Check{ID: id(link), Component: string(link), Target: name, Needs: needs, Timeout: lookTime, Run: func(ctx context.Context) doctor.Result {
 			return linkResult(link, l.verdict(ctx), types)
 		}}
 	}
-	second := check(linkAddress, []string{"A", "AAAA"}, id(linkServers))
-	if l.q.Challenge == "dns-01" {
-		second = check(linkTXT, []string{"TXT"}, id(linkServers))
+	wild := strings.HasPrefix(name, "*.")
+	look := p.lookAt(name, map[bool]string{true: "dns-01"}[wild])
+	list = append(list, check(look, linkServers, []string{"SOA", "NS"}, "internet"))
+	if !wild {
+		needs := []string{id(linkServers)}
+		for i := range p.cfg.DDNS {
+			if slices.Contains(p.cfg.DDNS[i].Hosts, name) {
+				needs = append(needs, accessID(i))
+			}
+		}
+		list = append(list, check(look, linkAddress, []string{"A", "AAAA"}, needs...))
 	}
-	return []doctor.Check{
-		check(linkServers, []string{"SOA", "NS"}, "internet"),
-		second,
-		check(linkCAA, []string{"CAA"}, id(linkServers)),
+	if wild || p.usesDNS01() {
+		txt := look
+		if !wild {
+			txt = p.lookAt(name, "dns-01")
+		}
+		list = append(list, check(txt, linkTXT, []string{"TXT"}, id(linkServers)))
 	}
+	return append(list, check(look, linkCAA, []string{"CAA"}, id(linkServers)))
 }
 
-// internetCheck is whether anything outside answers at all.
-func internetCheck(l *nameLook) doctor.Check {
-	return doctor.Check{ID: "internet", Component: "internet", Needs: []string{"route"}, Timeout: lookTime, Run: func(ctx context.Context) doctor.Result {
+// usesDNS01 reports whether certificates are proven by TXT records.
+func (p *patient) usesDNS01() bool {
+	if p.cfg.TLS.DNSProvider == nil {
+		return false
+	}
+	if p.cfg.TLS.Challenge == "dns-01" {
+		return true
+	}
+	for _, ca := range p.cfg.TLS.ACME {
+		if len(ca.Challenges) == 1 && ca.Challenges[0] == "dns-01" {
+			return true
+		}
+	}
+	return false
+}
+
+// internetChecks are whether anything outside answers at all.
+func (p *patient) internetChecks() []doctor.Check {
+	names := publicNames(p.cfg)
+	if p.cfg.TLS.Issuer == "local" && len(p.cfg.DDNS) == 0 || len(names) == 0 {
+		return nil
+	}
+	l := p.lookAt(names[0], map[bool]string{true: "dns-01"}[strings.HasPrefix(names[0], "*.")])
+	return []doctor.Check{{ID: "internet", Component: "internet", Needs: []string{"route"}, Timeout: lookTime, Run: func(ctx context.Context) doctor.Result {
 		v := l.verdict(ctx)
 		if v.Cause == dnscheck.Offline {
 			return doctor.Bad(dnsAction(v.Cause), "%s", v.Sentence)
 		}
 		return doctor.OK("name servers answer")
-	}}
+	}}}
 }
 
 // nameLink is a part of a name's DNS, as the report calls it.
@@ -146,9 +196,6 @@ func linkOf(c dnscheck.Cause) nameLink {
 // linkResult is what a verdict says about one link.
 func linkResult(link nameLink, v dnscheck.Verdict, types []string) doctor.Result {
 	at := linkOf(v.Cause)
-	if link == linkTXT && at == linkAddress {
-		at = linkServers
-	}
 	if at == link {
 		switch v.Colour {
 		case dnscheck.Red:

@@ -260,3 +260,7 @@ func (m *Manager) notify(n Notice) {
 		f(n)
 	}
 }
+
+// Outages returns the outages of the last seven days and those that have not
+// ended, the oldest first. It does not block.
+func (m *Manager) Outages() []Notice { return m.watch.history(time.Now()) }
