@@ -41,6 +41,7 @@ var rooms = map[string]room{
 	"internal/durable":  {},
 	"internal/testnet":  {},
 	"internal/archtest": {},
+	"clients/go":        {},
 	"bench":             {test: []string{"internal/config"}},
 	"test/clients":      {test: []string{all}},
 

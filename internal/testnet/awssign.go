@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/http"
 	"net/url"
 	"slices"
@@ -228,16 +229,19 @@ func (s *signature) canonical(r *http.Request, hash string) string {
 	if s.service != "s3" { // all others encode what is encoded already
 		path = percent(path, "/")
 	}
-	var pairs []string
-	for name, values := range r.URL.Query() {
-		if s.presigned && name == "X-Amz-Signature" {
-			continue
-		}
-		for _, v := range values {
-			pairs = append(pairs, percent(name, "")+"="+percent(v, ""))
-		}
+	query := r.URL.Query()
+	if s.presigned {
+		query.Del("X-Amz-Signature")
 	}
-	slices.Sort(pairs)
+	var pairs []string
+	for _, name := range slices.SortedFunc(maps.Keys(query), func(a, b string) int { return strings.Compare(percent(a, ""), percent(b, "")) }) {
+		var values []string
+		for _, v := range query[name] {
+			values = append(values, percent(name, "")+"="+percent(v, ""))
+		}
+		slices.Sort(values)
+		pairs = append(pairs, values...)
+	}
 	lines := []string{r.Method, path, strings.Join(pairs, "&")}
 	for _, name := range s.signed {
 		lines = append(lines, name+":"+headerLine(r, name))
