@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"time"
 
 	"postern/internal/admin"
 	"postern/internal/config"
@@ -41,7 +42,9 @@ func (a *App) prepareAdmin(cfg *config.Config, c *doorChange) error {
 		Listener: l, Token: token, Gatherer: a.registry,
 		Health: a.Health, Ready: a.Ready, Version: a.opt.Version, Log: a.log,
 		Routes: a.adminRoutes(), Verbose: a.verbose,
-		Tables: func() []admin.Table { return []admin.Table{certTable(a.certs.Status())} },
+		Tables: func() []admin.Table {
+			return []admin.Table{certTable(a.certs.Status()), banTable(a.guard.Bans(time.Now()))}
+		},
 	})
 	if err != nil {
 		_ = l.Close()
