@@ -142,3 +142,13 @@ func busiestHour(list []testnet.DiscordMessage) int {
 	}
 	return most
 }
+
+// bubbleOf runs f with an outbox whose only channel is one that cannot edit.
+func bubbleOf(t *testing.T, f func(r *rig, sent *[]string)) {
+	t.Helper()
+	bubble(t, "", Channel{}, func(r *rig) {
+		var sent []string
+		r.out.SetChannels([]Channel{{Name: "plain", Key: "plain", Sender: memory{sent: &sent}, Summary: -1}})
+		f(r, &sent)
+	})
+}

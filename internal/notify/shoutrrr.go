@@ -33,9 +33,12 @@ const maxPlain = 3500
 // NewShoutrrr returns the Sender of a URL in the form of shoutrrr. The URL is
 // a secret; errors do not hold it.
 func NewShoutrrr(text string) (*Shoutrrr, error) {
-	scheme, _, ok := strings.Cut(text, ":")
+	scheme, _, ok := strings.Cut(text, "://")
+	if !ok {
+		return nil, errors.New("not a URL, want one such as ntfy://ntfy.sh/topic")
+	}
 	scheme, _, _ = strings.Cut(strings.ToLower(scheme), "+")
-	if !ok || !slices.Contains(Services(), scheme) {
+	if !slices.Contains(Services(), scheme) {
 		return nil, fmt.Errorf("%q is no service, want one of %s", clean(scheme, 32), strings.Join(Services(), ", "))
 	}
 	if _, err := url.Parse(text); err != nil {
