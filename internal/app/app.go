@@ -140,6 +140,8 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 	}
 	a.outbox.SetChannels(channels(a.senders))
 	a.onGuard = append(a.onGuard, a.guardTold)
+	a.onAddress = append(a.onAddress, a.addressTold)
+	a.onDNSHost = append(a.onDNSHost, a.dnsHostTold)
 	guardCfg, err := guardConfig(cfg)
 	if err != nil {
 		return nil, err

@@ -50,6 +50,9 @@ func CheckFiles(cfg *config.Config, w io.Writer) error {
 			return fmt.Errorf("tls.dns_provider: %w", err)
 		}
 	}
+	if _, err := senders(cfg, nil); err != nil {
+		return err
+	}
 	for i := range cfg.DDNS {
 		d := &cfg.DDNS[i]
 		if _, err := dnsapi.NewAddrs(d.Provider, ddnsSettings(d)); err != nil {

@@ -2,9 +2,11 @@ package app
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"time"
 
+	"postern/internal/ddns"
 	"postern/internal/guard"
 	"postern/internal/notify"
 	"postern/internal/upstream"
@@ -144,4 +146,38 @@ func (o outages) look(is map[backendKey]upstream.TargetStatus, now time.Time) []
 		}
 	}
 	return out
+}
+
+// addressTold tells people about a change of the public address; the first one
+// ever is none.
+func (a *App) addressTold(old, now ddns.Addresses) {
+	for _, x := range []struct{ name, old, now string }{
+		{"IPv4", addrText(old.V4), addrText(now.V4)},
+		{"IPv6", addrText(old.V6), addrText(now.V6)},
+	} {
+		if x.old != "" && x.now != "" && x.old != x.now {
+			a.tell(notify.Message{Kind: notify.AddressChanged, Args: map[string]string{"name": x.name, "old": x.old, "new": x.now}})
+		}
+	}
+}
+
+func addrText(addr netip.Addr) string {
+	if !addr.IsValid() {
+		return ""
+	}
+	return addr.String()
+}
+
+// dnsHostTold tells people that something at a DNS host went wrong, or that it
+// is over.
+func (a *App) dnsHostTold(n ddns.Notice) {
+	host := n.Provider
+	if n.Name != "" {
+		host += " (" + n.Name + ")"
+	}
+	if n.Ended.IsZero() {
+		a.tell(notify.Message{Kind: notify.DNSHostDown, Args: map[string]string{"host": host, "sentence": n.Sentence}})
+		return
+	}
+	a.tell(notify.Message{Kind: notify.DNSHostUp, Args: map[string]string{"host": host, "lasted": lasted(n.Ended.Sub(n.Since))}})
 }

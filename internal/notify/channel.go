@@ -255,7 +255,7 @@ func (c *channel) prepare(do todo, now time.Time) *job {
 	switch do {
 	case sendUrgent:
 		j.urgent = slices.Clone(c.desk.Urgent[:min(perMessage, len(c.desk.Urgent))])
-		j.note = c.urgentNote(j.urgent, now)
+		j.note = c.urgentNote(j.urgent)
 	case postDigest, editDigest:
 		g := c.desk.Digest
 		j.id, j.rev = g.ID, g.Rev
@@ -459,4 +459,13 @@ func (s Status) String() string {
 		return fmt.Sprintf("%s: messages do not get through: %s", s.Name, s.LastError)
 	}
 	return s.Name + ": ok"
+}
+
+// Try sends a test message through c now, past every rule, and returns what
+// came back. The channel needs no outbox.
+func Try(ctx context.Context, c Channel) error {
+	ch := newChannel(c, New(Config{}))
+	m := Message{Kind: Test, Args: map[string]string{"channel": c.Name}, At: time.Now()}
+	_, err := c.Sender.Send(ctx, ch.urgentNote([]Message{m}), "")
+	return err
 }

@@ -43,7 +43,7 @@ func (c *channel) phrase(m Message) phrase {
 }
 
 // urgentNote tells a few messages at once.
-func (c *channel) urgentNote(list []Message, _ time.Time) *Note {
+func (c *channel) urgentNote(list []Message) *Note {
 	n := &Note{At: list[len(list)-1].At}
 	for i, m := range list {
 		k := c.kinds[m.Kind]

@@ -19,7 +19,7 @@ const planted = "s3cret-T0ken-0123456789"
 
 func oneNote() *Note {
 	c := newChannel(Channel{Name: "x", Sender: mute{}}, New(Config{}))
-	return c.urgentNote([]Message{{Kind: CertTrouble, At: time.Now(), Args: map[string]string{"name": "a.example.org", "sentence": "see https://evil.example/ @everyone"}}}, time.Now())
+	return c.urgentNote([]Message{{Kind: CertTrouble, At: time.Now(), Args: map[string]string{"name": "a.example.org", "sentence": "see https://evil.example/ @everyone"}}})
 }
 
 // mute is a Sender that delivers nothing.

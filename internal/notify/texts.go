@@ -1,6 +1,9 @@
 package notify
 
-import "strings"
+import (
+	"maps"
+	"strings"
+)
 
 // Language is the language of messages.
 type Language string
@@ -37,9 +40,17 @@ const (
 // kinds, a body with them.
 type text struct{ head, body string }
 
+// both is a text in every language.
+type both = map[Language]text
+
 // texts is the table of everything that people are told, by Kind or label.
-func texts() map[string]map[Language]text {
-	type both = map[Language]text
+func texts() map[string]both {
+	out := kindTexts()
+	maps.Copy(out, labelTexts())
+	return out
+}
+
+func kindTexts() map[string]both {
 	return map[string]both{
 		string(CertTrouble): {
 			English: {"Certificate in trouble", "{name}: {sentence}"},
@@ -125,7 +136,11 @@ func texts() map[string]map[Language]text {
 			English: {"Test message", "this is what a message looks like; it came through the channel {channel}"},
 			Korean:  {"시험 메시지", "메시지는 이렇게 보입니다. {channel} 채널로 전송되었습니다"},
 		},
+	}
+}
 
+func labelTexts() map[string]both {
+	return map[string]both{
 		string(labelDigest):      {English: {head: "What happened"}, Korean: {head: "그동안의 일"}},
 		string(labelDay):         {English: {head: "The last day"}, Korean: {head: "지난 하루"}},
 		string(labelMore):        {English: {body: "and {n} more"}, Korean: {body: "그 밖에 {n}건"}},
