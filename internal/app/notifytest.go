@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"postern/internal/config"
-	"postern/internal/doctor"
 	"postern/internal/notify"
 )
 
@@ -46,29 +45,4 @@ func TestChannels(ctx context.Context, cfg *config.Config, only string, each tim
 		return fmt.Errorf("%d of %s did not take the message", failed, count(tried, "channel"))
 	}
 	return nil
-}
-
-// channelChecks tell whether messages get through, as far as a running process
-// knows: the doctor sends none.
-func (p *patient) channelChecks() []doctor.Check {
-	if p.app == nil {
-		return nil
-	}
-	var out []doctor.Check
-	for _, s := range p.app.outbox.Status() {
-		out = append(out, doctor.Check{Component: "messages", Target: s.Name, Run: func(context.Context) doctor.Result { return channelResult(s) }})
-	}
-	return out
-}
-
-func channelResult(s notify.Status) doctor.Result {
-	switch {
-	case s.Disabled:
-		return doctor.Odd("correct the channel's URL in notify and reload; `proxy notify test` tries it", "disabled: %s", s.LastError)
-	case s.Failing:
-		return doctor.Odd("`proxy notify test` tries it now", "messages do not get through since %s: %s", s.Since.Format("15:04"), s.LastError)
-	case s.Delivered.IsZero():
-		return doctor.None("nothing to tell yet")
-	}
-	return doctor.OK("last message %s", s.Delivered.Format("2006-01-02 15:04"))
 }
