@@ -43,6 +43,7 @@ var rooms = map[string]room{
 	"internal/archtest": {},
 	"clients/go":        {},
 	"bench":             {test: []string{"internal/config"}},
+	"test/scanners":     {},
 	"test/clients":      {test: []string{all}},
 
 	"internal/idempotency": {},
