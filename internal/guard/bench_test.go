@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // t0 is the time most tests begin at.
@@ -66,6 +68,30 @@ func each(run func(name string, fn func(i int))) {
 	run("Shape/45B", func(int) { g.Shape("GET", short, "mypi.example.org") })
 	run("Shape/150B", func(int) { g.Shape("GET", long, "mypi.example.org") })
 	run("Shape/hostile", func(int) { g.Shape("GET", "/cgi-bin/.%2e/.%2e/.%2e/bin/sh", "192.0.2.1") })
+	full := New(Config{Decoys: []string{"/backup.zip"}, Metrics: prometheus.NewRegistry()})
+	full.SetShared(func(netip.Addr) bool { return false })
+	if err := full.Ban(v4(1<<21), time.Hour, "", now); err != nil {
+		panic(err)
+	}
+	run("verdict/benign", func(i int) { // all a keep-alive request passes by default, its end included
+		a := addr(i)
+		at := now.Add(time.Duration(i) * time.Millisecond)
+		if !full.AllowRequest(a, at).Allowed {
+			panic("refused")
+		}
+		if _, bad := full.Shape("GET", short, "mypi.example.org"); bad || full.Decoy("/api/v1/devices/42/readings") {
+			panic("bad")
+		}
+		if _, counted := full.BeginRequest(a, at); counted {
+			full.EndRequest(a)
+		}
+	})
+	run("Answered/found", func(i int) { full.Answered(addr(i), 200, short, Evidence{}, now) })
+	run("Answered/missing", func(i int) { full.Answered(addr(i), 404, short, Evidence{}, now) })
+	run("Report", func(i int) {
+		g.Report(addr(i), RateLimited, Evidence{Rule: "r", Method: "GET", Host: "h", Path: short}, now.Add(time.Duration(i)*time.Second))
+	})
+	run("Authenticated", func(i int) { full.Authenticated(v6(i&1023), now) })
 	run("ScannerSignature/benign", func(int) { ScannerSignature("/api/v1/devices/42/readings/latest/of/today") })
 	run("ScannerSignature/hostile", func(int) { ScannerSignature("/wp-includes/wlwmanifest.xml") })
 	tls, http := []byte("\x16\x03\x01\x02\x00\x01\x00\x01"), []byte("GET / HTTP/1.1\r\n")

@@ -127,7 +127,10 @@ func (g *Guard) LimitHit(l Limit, addr netip.Addr, now time.Time) {
 // once reports whether last is a minute ago, and moves it to now if so.
 func (g *Guard) once(last *atomic.Int64, now time.Time) bool {
 	at, told := g.at(now), last.Load()
-	return (told == 0 || at-told >= quiet) && last.CompareAndSwap(told, max(at, 1))
+	if at == 0 {
+		at = 1 // 0 is never
+	}
+	return (told == 0 || at-told >= quiet) && last.CompareAndSwap(told, at)
 }
 
 // Served tells that a backend answered a request with the status. If it was
