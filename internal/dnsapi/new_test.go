@@ -9,6 +9,8 @@ import (
 	"time"
 
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
+
+	"postern/internal/testnet"
 )
 
 func TestNewRefuses(t *testing.T) {
@@ -18,6 +20,7 @@ func TestNewRefuses(t *testing.T) {
 		want           string
 	}{
 		{"unknown", "godaddy", Settings{}, `dns provider "godaddy" is unknown, want one of acme-dns, cloudflare, desec, digitalocean, duckdns, dynv6, gandi, hetzner, porkbun, rfc2136, route53`},
+		{"only for addresses", "dyndns2", Settings{}, `dns provider "dyndns2" is unknown, want one of acme-dns, cloudflare, desec, digitalocean, duckdns, dynv6, gandi, hetzner, porkbun, rfc2136, route53`},
 		{"no token", "duckdns", Settings{}, "dns provider duckdns: token is missing, want token"},
 		{"half a pair", "route53", Settings{Key: "AKIA"}, "dns provider route53: secret is missing, want key, secret"},
 		{"no endpoint", "acme-dns", Settings{Key: "u", Secret: "p", Subdomain: "s"}, "dns provider acme-dns: endpoint is missing, want endpoint, key, secret, subdomain"},
@@ -97,20 +100,20 @@ func TestSigV4(t *testing.T) {
 }
 
 func TestRoute53Throttling(t *testing.T) {
-	h, url := newHost(t, route53API)
-	h.breakWith(func(w http.ResponseWriter, _ *http.Request) {
+	h, url := newHost(t, "route53")
+	h.BreakWith(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "text/xml")
 		w.WriteHeader(400)
 		_, _ = w.Write([]byte(`<ErrorResponse><Error><Type>Sender</Type><Code>Throttling</Code><Message>Rate exceeded</Message></Error></ErrorResponse>`))
 	})
-	p := mustNew(t, "route53", Settings{Key: "pk1-name", Secret: goodToken, Zone: "/hostedzone/Z1D633PJN98FT9"}, url)
+	p := mustNew(t, "route53", Settings{Key: testnet.HostKey, Secret: goodToken, Zone: "/hostedzone/Z1D633PJN98FT9"}, url)
 	expect(t, "throttled", p.AddTXT(t.Context(), home, values1), ErrLimited)
-	h.breakWith(nil)
+	h.BreakWith(nil)
 	if err := p.AddTXT(t.Context(), home, values1); err != nil { // the zone was configured: no look-up
 		t.Fatal(err)
 	}
-	if n := len(h.calls); n != 3 {
-		t.Errorf("%d calls %q, want 3", n, h.calls)
+	if n := len(h.Calls()); n != 3 {
+		t.Errorf("%d calls %q, want 3", n, h.Calls())
 	}
 }
 
@@ -165,7 +168,7 @@ func TestNames(t *testing.T) {
 // FuzzAnswer: whatever a host or the network sends, an error is one of the
 // three kinds, bounded, and without the token.
 func FuzzAnswer(f *testing.F) {
-	f.Add(404, "text/html", jetty)
+	f.Add(404, "text/html", testnet.Jetty404)
 	f.Add(400, "application/json", `{"errors":[{"code":1,"message":"x"}]}`)
 	f.Add(400, "text/xml", `<ErrorResponse><Error><Code>A</Code><Message>B</Message></Error></ErrorResponse>`)
 	f.Add(200, "", "KO")

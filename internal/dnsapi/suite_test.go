@@ -7,120 +7,14 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"postern/internal/testnet"
 )
-
-// host is the zone behind a fake API: sets of records by name and type.
-type host struct {
-	t testing.TB
-
-	mu     sync.Mutex
-	sets   map[string][]string
-	ids    map[string]string // of a record: "name type value" by id
-	last   int
-	broken http.HandlerFunc // answers instead; nil: the API
-	calls  []string
-}
-
-func (h *host) key(name, typ string) string { return canonical(name) + " " + typ }
-
-func (h *host) get(name, typ string) []string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return slices.Clone(h.sets[h.key(name, typ)])
-}
-
-func (h *host) set(name, typ string, values []string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if len(values) == 0 {
-		delete(h.sets, h.key(name, typ))
-		return
-	}
-	h.sets[h.key(name, typ)] = slices.Clone(values)
-}
-
-// add is for hosts that give each record an id.
-func (h *host) add(name, typ, value string) string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.last++
-	id := fmt.Sprint(1000 + h.last)
-	h.ids[id] = h.key(name, typ) + " " + value
-	h.sets[h.key(name, typ)] = append(h.sets[h.key(name, typ)], value)
-	return id
-}
-
-func (h *host) drop(id string) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	rec, ok := h.ids[id]
-	if !ok {
-		return false
-	}
-	delete(h.ids, id)
-	p := strings.SplitN(rec, " ", 3)
-	k := p[0] + " " + p[1]
-	if i := slices.Index(h.sets[k], p[2]); i >= 0 {
-		h.sets[k] = slices.Delete(h.sets[k], i, i+1)
-	}
-	return true
-}
-
-// list returns id, name, type and value of records, in the order made.
-func (h *host) list() (out [][4]string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for id, rec := range h.ids {
-		p := strings.SplitN(rec, " ", 3)
-		out = append(out, [4]string{id, p[0], p[1], p[2]})
-	}
-	slices.SortFunc(out, func(a, b [4]string) int { return strings.Compare(a[0], b[0]) })
-	return out
-}
-
-func (h *host) breakWith(f http.HandlerFunc) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.broken = f
-}
-
-// unexpected fails loudly: the client asked for what the documents do not
-// have.
-func (h *host) unexpected(w http.ResponseWriter, r *http.Request) {
-	h.t.Errorf("unexpected call: %s %s", r.Method, r.URL)
-	http.Error(w, "unexpected", http.StatusTeapot)
-}
-
-// newHost serves api in front of an empty zone.
-func newHost(t testing.TB, api func(h *host, w http.ResponseWriter, r *http.Request)) (*host, string) {
-	t.Helper()
-	h := &host{t: t, sets: map[string][]string{}, ids: map[string]string{}}
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.mu.Lock()
-		broken := h.broken
-		h.calls = append(h.calls, r.Method+" "+r.URL.Path)
-		h.mu.Unlock()
-		if broken != nil {
-			broken(w, r)
-			return
-		}
-		api(h, w, r)
-	}))
-	t.Cleanup(srv.Close)
-	return h, srv.URL
-}
-
-func reply(w http.ResponseWriter, status int, body string) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_, _ = io.WriteString(w, body)
-}
 
 // subject is one client and the fake of its API.
 type subject struct {
@@ -131,11 +25,23 @@ type subject struct {
 	stranger string   // a name in no zone; "": the host does not tell
 	single   bool     // one value only
 	keeps    bool     // cannot remove
-	api      func(h *host, w http.ResponseWriter, r *http.Request)
+}
+
+// newHost is the fake of a subject's API, and where it is.
+func newHost(t testing.TB, provider string) (*testnet.DNSHost, string) {
+	t.Helper()
+	h := testnet.NewDNSHost(t, testnet.DNSHostOptions{Provider: provider, Strict: true})
+	return h, h.URL
+}
+
+func reply(w http.ResponseWriter, status int, body string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, body)
 }
 
 const (
-	goodToken = "tok-3f9c8a7e5b6d4c2a91e0"
+	goodToken = testnet.HostSecret
 	badToken  = "tok-ffffffffffffffffffff"
 	home      = "_acme-challenge.home.example.org"
 	values1   = "LHDhK3oGRvkiefQnx7OOczTY5Tic_xZ6HcMOc_gmtoM"
@@ -145,21 +51,21 @@ const (
 func subjects() []subject {
 	token := Settings{Token: goodToken}
 	wrong := Settings{Token: badToken}
-	pair := Settings{Key: "pk1-name", Secret: goodToken}
-	wrongPair := Settings{Key: "pk1-name", Secret: badToken}
+	pair := Settings{Key: testnet.HostKey, Secret: goodToken}
+	wrongPair := Settings{Key: testnet.HostKey, Secret: badToken}
 	acme, wrongACME := pair, wrongPair
 	acme.Subdomain, wrongACME.Subdomain = "8e5700ea-a4bf-41c7-8a77-e990661dcc6a", "8e5700ea-a4bf-41c7-8a77-e990661dcc6a"
 	return []subject{
-		{provider: "duckdns", settings: token, wrong: wrong, name: "_acme-challenge.home.duckdns.org", stranger: home, single: true, api: duckdnsAPI},
-		{provider: "desec", settings: token, wrong: wrong, name: "_acme-challenge.home.dedyn.io", stranger: "x.example.com", api: desecAPI},
-		{provider: "cloudflare", settings: token, wrong: wrong, name: home, stranger: "x.example.com", api: cloudflareAPI},
-		{provider: "route53", settings: pair, wrong: wrongPair, name: home, stranger: "x.example.com", api: route53API},
-		{provider: "dynv6", settings: token, wrong: wrong, name: "_acme-challenge.home.dynv6.net", stranger: "x.example.com", api: dynv6API},
-		{provider: "porkbun", settings: pair, wrong: wrongPair, name: home, stranger: "x.example.com", api: porkbunAPI},
-		{provider: "gandi", settings: token, wrong: wrong, name: home, stranger: "x.example.com", api: gandiAPI},
-		{provider: "hetzner", settings: token, wrong: wrong, name: home, stranger: "x.example.com", api: hetznerAPI},
-		{provider: "digitalocean", settings: token, wrong: wrong, name: home, stranger: "x.example.com", api: digitaloceanAPI},
-		{provider: "acme-dns", settings: acme, wrong: wrongACME, name: acme.Subdomain + ".auth.example.org", stranger: home, keeps: true, api: acmednsAPI},
+		{provider: "duckdns", settings: token, wrong: wrong, name: "_acme-challenge.home.duckdns.org", stranger: home, single: true},
+		{provider: "desec", settings: token, wrong: wrong, name: "_acme-challenge.home.dedyn.io", stranger: "x.example.com"},
+		{provider: "cloudflare", settings: token, wrong: wrong, name: home, stranger: "x.example.com"},
+		{provider: "route53", settings: pair, wrong: wrongPair, name: home, stranger: "x.example.com"},
+		{provider: "dynv6", settings: token, wrong: wrong, name: "_acme-challenge.home.dynv6.net", stranger: "x.example.com"},
+		{provider: "porkbun", settings: pair, wrong: wrongPair, name: home, stranger: "x.example.com"},
+		{provider: "gandi", settings: token, wrong: wrong, name: home, stranger: "x.example.com"},
+		{provider: "hetzner", settings: token, wrong: wrong, name: home, stranger: "x.example.com"},
+		{provider: "digitalocean", settings: token, wrong: wrong, name: home, stranger: "x.example.com"},
+		{provider: "acme-dns", settings: acme, wrong: wrongACME, name: acme.Subdomain + ".auth.example.org", stranger: home, keeps: true},
 	}
 }
 
@@ -178,7 +84,7 @@ func TestTXT(t *testing.T) {
 	for _, s := range subjects() {
 		t.Run(s.provider, func(t *testing.T) {
 			t.Parallel()
-			h, url := newHost(t, s.api)
+			h, url := newHost(t, s.provider)
 			p := mustNew(t, s.provider, s.settings, url)
 			if p.Name() != s.provider {
 				t.Errorf("name %q, want %q", p.Name(), s.provider)
@@ -188,7 +94,7 @@ func TestTXT(t *testing.T) {
 				if err != nil {
 					t.Fatalf("%s: %v", what, err)
 				}
-				got := h.get(s.name, "TXT")
+				got := h.Get(s.name, "TXT")
 				slices.Sort(got)
 				slices.Sort(want)
 				if !slices.Equal(got, want) {
@@ -228,7 +134,7 @@ func TestTogether(t *testing.T) {
 		}
 		t.Run(s.provider, func(t *testing.T) {
 			t.Parallel()
-			h, url := newHost(t, s.api)
+			h, url := newHost(t, s.provider)
 			p := mustNew(t, s.provider, s.settings, url)
 			var wg sync.WaitGroup
 			for _, v := range []string{values1, values2} {
@@ -239,7 +145,7 @@ func TestTogether(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			if got := h.get(s.name, "TXT"); len(got) != 2 {
+			if got := h.Get(s.name, "TXT"); len(got) != 2 {
 				t.Errorf("the host has %q, want both values", got)
 			}
 		})
@@ -278,7 +184,7 @@ func TestRejected(t *testing.T) {
 	for _, s := range subjects() {
 		t.Run(s.provider, func(t *testing.T) {
 			t.Parallel()
-			_, url := newHost(t, s.api)
+			_, url := newHost(t, s.provider)
 			p := mustNew(t, s.provider, s.wrong, url)
 			err := p.AddTXT(t.Context(), s.name, values1)
 			expect(t, "wrong token", err, ErrRejected)
@@ -294,32 +200,12 @@ func TestRejected(t *testing.T) {
 	}
 }
 
-const jetty = `<html><head><title>Error 404 Not Found</title></head><body><h2>HTTP ERROR 404</h2><hr>Powered by Jetty:// 9.4.31</body></html>`
-
-// outages are the shapes seen in the wild, and what our own network adds.
+// outages are those of testnet, and answers that fit no document.
 func outages() map[string]http.HandlerFunc {
-	html := func(status int, body string) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "text/html;charset=utf-8")
-			w.WriteHeader(status)
-			_, _ = io.WriteString(w, body)
-		}
-	}
-	return map[string]http.HandlerFunc{
-		"Jetty 404": html(404, jetty),
-		"502":       html(502, "<html><body>Bad Gateway</body></html>"),
-		"503 empty": func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) },
-		"500 JSON":  func(w http.ResponseWriter, _ *http.Request) { reply(w, 500, `{"message":"oops"}`) },
-		"portal":    html(200, "<!DOCTYPE html><html>Welcome to the hotel</html>"),
-		"firewall":  html(403, "<html>Sorry, you have been blocked</html>"),
-		"404 text":  func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "404 page not found", http.StatusNotFound) },
-		"redirect": func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "https://example.org/", http.StatusFound)
-		},
-		"cut":           func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
-		"too long":      func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, maxAnswer+100)) },
-		"wrong content": func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") },
-	}
+	out := testnet.HostOutages()
+	out["too long"] = func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, maxAnswer+100)) }
+	out["wrong content"] = func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "hello") }
+	return out
 }
 
 // TestUnreachable: what passes by itself.
@@ -327,26 +213,19 @@ func TestUnreachable(t *testing.T) {
 	for _, s := range subjects() {
 		t.Run(s.provider, func(t *testing.T) {
 			t.Parallel()
-			h, url := newHost(t, s.api)
+			h, url := newHost(t, s.provider)
 			for what, f := range outages() {
 				if what == "wrong content" && s.provider == "acme-dns" {
 					continue // it has nothing to read in a success
 				}
-				h.breakWith(f)
+				h.BreakWith(f)
 				err := mustNew(t, s.provider, s.settings, url).AddTXT(t.Context(), s.name, values1)
 				expect(t, what, err, ErrUnreachable)
 			}
-			release := make(chan struct{})
-			h.breakWith(func(_ http.ResponseWriter, r *http.Request) {
-				select {
-				case <-release:
-				case <-r.Context().Done():
-				}
-			})
+			h.BreakWith(testnet.HostHang)
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 			err := mustNew(t, s.provider, s.settings, url).AddTXT(ctx, s.name, values1)
 			cancel()
-			close(release)
 			expect(t, "hang", err, ErrUnreachable)
 			if !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("hang: %v, want a deadline", err)
@@ -363,8 +242,8 @@ func TestLimited(t *testing.T) {
 	for _, s := range subjects() {
 		t.Run(s.provider, func(t *testing.T) {
 			t.Parallel()
-			h, url := newHost(t, s.api)
-			h.breakWith(func(w http.ResponseWriter, _ *http.Request) {
+			h, url := newHost(t, s.provider)
+			h.BreakWith(func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Retry-After", "17")
 				reply(w, http.StatusTooManyRequests, `{"detail":"Request was throttled for `+goodToken+`."}`)
 			})
@@ -372,41 +251,6 @@ func TestLimited(t *testing.T) {
 			if e.RetryAfter != 17*time.Second {
 				t.Errorf("retry after %v, want 17s", e.RetryAfter)
 			}
-		})
-	}
-}
-
-// TestAddrs sets addresses where a host's client can.
-func TestAddrs(t *testing.T) {
-	v4, v6 := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")
-	for _, s := range subjects() {
-		_, url := newHost(t, s.api)
-		if _, ok := mustNew(t, s.provider, s.settings, url).(Addrs); !ok {
-			continue
-		}
-		t.Run(s.provider, func(t *testing.T) {
-			t.Parallel()
-			h, url := newHost(t, s.api)
-			p := mustNew(t, s.provider, s.settings, url).(Addrs)
-			name := strings.TrimPrefix(s.name, "_acme-challenge.")
-			step := func(err error, want4, want6 string) {
-				t.Helper()
-				if err != nil {
-					t.Fatal(err)
-				}
-				if got := strings.Join(h.get(name, "A"), ","); got != want4 {
-					t.Errorf("A %q, want %q", got, want4)
-				}
-				if got := strings.Join(h.get(name, "AAAA"), ","); got != want6 {
-					t.Errorf("AAAA %q, want %q", got, want6)
-				}
-			}
-			step(p.SetAddrs(t.Context(), name, v4, netip.Addr{}), "203.0.113.7", "")
-			step(p.SetAddrs(t.Context(), name, v4.Next(), v6), "203.0.113.8", "2001:db8::7")
-			step(p.SetAddrs(t.Context(), name, netip.Addr{}, v6.Next()), "203.0.113.8", "2001:db8::8")
-			step(p.SetAddrs(t.Context(), name, netip.Addr{}, netip.Addr{}), "203.0.113.8", "2001:db8::8")
-			wrong := mustNew(t, s.provider, s.wrong, url).(Addrs)
-			expect(t, "wrong token", wrong.SetAddrs(t.Context(), name, v4, v6), ErrRejected)
 		})
 	}
 }
