@@ -75,6 +75,11 @@ func newCaller(name string, c *config.Caller) (out caller.Caller, err error) {
 		}
 		out.Signature = &caller.SignatureKey{KeyID: g.KeyID, Secret: g.Secret.Reveal(), PublicKey: public, UnsignedPayload: g.UnsignedPayload}
 	}
+	if m := c.MTLS; m != nil {
+		if out.Certificate, err = certificateRule(m); err != nil {
+			return out, err
+		}
+	}
 	if j := c.JWT; j != nil {
 		roots, err := pemFile("jwt.ca", j.CA)
 		if err != nil {
@@ -83,6 +88,38 @@ func newCaller(name string, c *config.Caller) (out caller.Caller, err error) {
 		out.Token = &caller.TokenRule{Issuer: j.Issuer, Audience: j.Audience, KeysURL: j.Keys, Roots: roots, Claims: j.Claims}
 	}
 	return out, nil
+}
+
+func certificateRule(m *config.MTLSCaller) (*caller.CertificateRule, error) {
+	roots, err := pemFile("mtls.ca", m.CA)
+	if err != nil {
+		return nil, err
+	}
+	out := &caller.CertificateRule{Roots: roots, Subject: m.Subject}
+	if m.CRL != "" {
+		if out.Revoked, err = os.ReadFile(m.CRL); err != nil {
+			return nil, fmt.Errorf("mtls.crl: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// asksForCertificates are the hosts whose clients are asked for a certificate:
+// those of sites that a caller with one may use.
+func asksForCertificates(cfg *config.Config) (hosts []string) {
+	with := func(names config.CallerNames) bool {
+		return slices.ContainsFunc(names, func(name string) bool {
+			c := cfg.Callers[name]
+			return c != nil && (c.MTLS != nil || c.AWS != nil && c.AWS.Bound)
+		})
+	}
+	for i := range cfg.Sites {
+		s := &cfg.Sites[i]
+		if slices.ContainsFunc(s.AllRoutes(), func(r config.Route) bool { return with(r.Callers) }) {
+			hosts = append(hosts, s.Hosts...)
+		}
+	}
+	return hosts
 }
 
 // pemFile reads a file with certificates; "" is none.

@@ -54,6 +54,7 @@ func tlsConfig(cfg *config.Config) tlsmgr.Config {
 	if len(cfg.Listen.HTTPS) == 0 {
 		return out
 	}
+	out.ClientCerts = asksForCertificates(cfg)
 	for _, ip := range t.IP {
 		if ip == config.PublicIP {
 			out.PublicAddrs = publicAddresses

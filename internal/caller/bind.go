@@ -1,11 +1,5 @@
 package caller
 
-import (
-	"crypto/sha256"
-	"crypto/subtle"
-	"encoding/base64"
-)
-
 // binding is a key that a token belongs to. AWS signs the tags of
 // sts:GetWebIdentityToken into the token: with the thumbprint of a key in one
 // of them, a token that was stolen is worth nothing without that key.
@@ -36,20 +30,4 @@ func (b *Book) prove(r *Request, res Result) Result {
 		return b.provesThumbprint(r, res.Identity, bound.thumbprint)
 	}
 	return res
-}
-
-// Peer is the certificate of a TLS client. The handshake proved that the client
-// has its key; who signed it is not looked at before it matters.
-type Peer struct {
-	sum [sha256.Size]byte
-}
-
-// is reports whether the certificate has the hash, in base64url. A nil Peer
-// has none.
-func (p *Peer) is(hash string) bool {
-	if p == nil {
-		return false
-	}
-	own := base64.RawURLEncoding.EncodeToString(p.sum[:])
-	return subtle.ConstantTimeCompare([]byte(own), []byte(hash)) == 1
 }

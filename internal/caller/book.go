@@ -27,6 +27,8 @@ type Caller struct {
 	Token *TokenRule
 	// Signature, if set, takes requests signed with a key of its own.
 	Signature *SignatureKey
+	// Certificate, if set, takes client certificates.
+	Certificate *CertificateRule
 	// KeepCredentials passes on to the backend what the caller proved itself
 	// with; else it is taken out.
 	KeepCredentials bool
@@ -50,6 +52,8 @@ type Book struct {
 	cache    *cache
 	signers  map[string]*signer // by key id
 	keys     atomic.Pointer[keyTable]
+
+	certRules []*certRule
 }
 
 // Prepare makes a Book of the callers of a configuration. It does all that can
@@ -105,12 +109,15 @@ func (b *Book) addRules(e *entry) error {
 		}
 		b.signers[r.KeyID] = s
 	}
+	if r := e.rule.Certificate; r != nil {
+		return b.addCertRule(e, r)
+	}
 	return nil
 }
 
 // readKeys makes the table of the keys of the configuration and of the store.
 func (b *Book) readKeys() (*keyTable, error) {
-	t := &keyTable{keys: make(map[uint64][]*key)}
+	t := &keyTable{keys: make(map[uint64][]*key), serials: make(map[string]bool)}
 	used := b.registry.used()
 	add := func(e *entry, hash KeyHash, id string, expires time.Time) error {
 		k := &key{hash: hash, id: id, expires: expires, identity: newIdentity(e, APIKey)}
@@ -147,6 +154,9 @@ func (b *Book) readKeys() (*keyTable, error) {
 			return nil, err
 		}
 	}
+	for i := range f.Certificates {
+		t.serials[f.Certificates[i].Serial] = f.Certificates[i].Revoked.IsZero()
+	}
 	return t, nil
 }
 
@@ -177,8 +187,22 @@ const maxToken = 8 << 10
 
 // Identify judges the credentials of a request. It waits for nobody, but for
 // the keys of an issuer when a token cannot be judged without them, and then
-// for a bounded time.
+// for a bounded time. Header fields come before the client's certificate,
+// which counts when they make nobody known.
 func (b *Book) Identify(r *Request) Result {
+	res := b.fields(r)
+	if res.Identity != nil || res.Body != nil || r.Peer == nil || len(b.certRules) == 0 {
+		return res
+	}
+	cert := b.certificate(r.Peer, r.Now)
+	if cert.Identity != nil || res.Failure == NoCredentials {
+		return cert
+	}
+	return res
+}
+
+// fields judges the header fields.
+func (b *Book) fields(r *Request) Result {
 	if r.Doubled {
 		return refused(Malformed)
 	}

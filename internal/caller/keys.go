@@ -92,10 +92,12 @@ type key struct {
 	lastUsed atomic.Int64 // Unix seconds; 0: never
 }
 
-// keyTable finds API keys. It is never changed after it was made.
+// keyTable finds API keys, and knows which certificates of the built-in
+// authority are good. It is never changed after it was made.
 type keyTable struct {
-	keys map[uint64][]*key // by the first 8 bytes of the hash
-	list []*key
+	keys    map[uint64][]*key // by the first 8 bytes of the hash
+	list    []*key
+	serials map[string]bool // of certificates; false: taken back
 }
 
 func (t *keyTable) add(k *key) error {

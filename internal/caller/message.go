@@ -225,9 +225,9 @@ func component(r *Request, name string) (string, bool) {
 	case "@scheme":
 		return r.Scheme, true
 	case "@authority":
-		return authority(r), true
+		return authorityOf(r), true
 	case "@target-uri":
-		return r.Scheme + "://" + authority(r) + target, true
+		return r.Scheme + "://" + authorityOf(r) + target, true
 	case "@request-target":
 		return target, true
 	case "@path":
@@ -249,9 +249,9 @@ func component(r *Request, name string) (string, bool) {
 	return strings.Join(trimmed, ", "), true
 }
 
-// authority is the host in lower case, without a port that the scheme implies
+// authorityOf is the host in lower case, without a port that the scheme implies
 // (RFC 9421 section 2.2.3).
-func authority(r *Request) string {
+func authorityOf(r *Request) string {
 	host := strings.ToLower(r.Host)
 	if r.Scheme == "https" {
 		return strings.TrimSuffix(host, ":443")

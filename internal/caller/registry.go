@@ -47,6 +47,8 @@ type Registry struct {
 	saved map[string]int64 // guarded by mu: what the file has of it
 
 	sets map[source]*keySet // guarded by mu
+
+	authority *authority // guarded by mu; nil: not opened yet
 }
 
 // New returns a Registry. It reads its files, starts no goroutine and touches

@@ -26,6 +26,11 @@ type Caller struct {
 	// docs/callers.md. Absent: none are taken.
 	Signature *SignatureCaller `yaml:"signature"`
 
+	// Client certificates. `true` takes those that `proxy caller add NAME
+	// --mtls` makes. Clients of the sites that this caller may use are asked
+	// for one. Absent: none are taken.
+	MTLS *MTLSCaller `yaml:"mtls"`
+
 	// Tokens (JWT) of any other issuer, such as Cognito, GitHub Actions or
 	// Cloudflare Access. Absent: none are taken.
 	JWT *JWTCaller `yaml:"jwt"`
@@ -88,6 +93,23 @@ type SignatureCaller struct {
 	// Bodies that it covers are held until they were looked at, and may have
 	// up to 1 MiB. Default false.
 	UnsignedPayload bool `yaml:"unsigned_payload"`
+}
+
+// MTLSCaller says which client certificates are the caller. `mtls: true` takes
+// those of the built-in authority, which name the caller themselves.
+type MTLSCaller struct {
+	// A PEM file with the authorities that sign the certificates. Default:
+	// the built-in authority in the data folder.
+	CA string `yaml:"ca"`
+
+	// The common name of the certificate, or one of its alternative names (a
+	// DNS name, URI or e-mail address), exactly. Needed with ca. Default: the
+	// caller's own name, which `proxy caller add --mtls` writes into it.
+	Subject string `yaml:"subject"`
+
+	// A file with the revocation list of ca, in PEM or DER, read at the start
+	// and at a reload. Absent: no certificate of ca was taken back.
+	CRL string `yaml:"crl"`
 }
 
 // JWTCaller says which tokens of an issuer are the caller. They come as

@@ -53,6 +53,9 @@ func (c *checker) caller(at string, caller *Caller, taken map[string]string) {
 	if g := caller.Signature; g != nil && !c.broken[at+".signature"] {
 		c.signatureCaller(at+".signature", g, taken)
 	}
+	if m := caller.MTLS; m != nil && !c.broken[at+".mtls"] {
+		c.mtlsCaller(at+".mtls", m)
+	}
 	if j := caller.JWT; j != nil && !c.broken[at+".jwt"] {
 		c.jwtCaller(at+".jwt", j)
 	}
@@ -149,6 +152,22 @@ func (c *checker) signatureCaller(path string, g *SignatureCaller, taken map[str
 		if raw, err := base64.StdEncoding.DecodeString(g.PublicKey); err != nil || len(raw) != 32 {
 			c.errorf(at, "is no Ed25519 key, want its 32 bytes in base64, 44 characters")
 		}
+	}
+}
+
+func (c *checker) mtlsCaller(path string, m *MTLSCaller) {
+	own := !c.written(path + ".ca")
+	for _, f := range []struct{ key, name string }{{".ca", m.CA}, {".crl", m.CRL}} {
+		if c.written(path + f.key) {
+			c.file(path+f.key, f.name)
+		}
+	}
+	switch {
+	case c.unknown[path]:
+	case own && m.CRL != "":
+		c.errorf(path+".crl", "goes with ca; `proxy caller revoke` takes certificates of the built-in authority back")
+	case !own && m.Subject == "":
+		c.errorf(path, "has no subject, so that every certificate of the authority would do; write the common name or an alternative name")
 	}
 }
 

@@ -308,7 +308,15 @@ func (c *Caller) resolve(env environment, dir string) {
 	if c.AWS != nil {
 		c.AWS.CA = env.resolve(dir, c.AWS.CA)
 	}
+	if c.MTLS != nil {
+		c.MTLS.CA = env.resolve(dir, c.MTLS.CA)
+		c.MTLS.CRL = env.resolve(dir, c.MTLS.CRL)
+	}
 	if c.JWT != nil {
 		c.JWT.CA = env.resolve(dir, c.JWT.CA)
 	}
 }
+
+func (m *MTLSCaller) fromScalar(text string) (bool, error) { return parseBool(text) }
+
+func (m *MTLSCaller) shorthandForm() string { return "true" }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pires/go-proxyproto"
 
+	"postern/internal/caller"
 	"postern/internal/guard"
 	"postern/internal/h2"
 )
@@ -26,10 +27,11 @@ type clientConn struct {
 	kind  Kind
 	start time.Time
 
-	peer    netip.Addr // who is at the other end of the TCP connection
-	client  netip.Addr // who is judged: the peer, or who its PROXY header names
-	counted netip.Addr // whose connections the guard counts this one to; invalid: nobody's
-	gone    bool       // guarded by srv.mu, as writing client and counted is; closed
+	peer    netip.Addr   // who is at the other end of the TCP connection
+	client  netip.Addr   // who is judged: the peer, or who its PROXY header names
+	counted netip.Addr   // whose connections the guard counts this one to; invalid: nobody's
+	cert    *caller.Peer // the client's TLS certificate; nil: none. Set before HTTP is spoken
+	gone    bool         // guarded by srv.mu, as writing client and counted is; closed
 
 	// Used by the reading side alone.
 	pre        []byte  // bytes read past the PROXY header, not handed on yet

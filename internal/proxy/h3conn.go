@@ -14,6 +14,7 @@ import (
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
 
+	"postern/internal/caller"
 	"postern/internal/guard"
 )
 
@@ -184,7 +185,9 @@ func (q *quicConn) carry(qc *quic.Conn) {
 		return
 	}
 	s.metrics.handshake(handshakeOK, time.Since(c.start))
-	if qc.ConnectionState().TLS.DidResume {
+	state := qc.ConnectionState().TLS
+	c.cert = caller.NewPeer(state.PeerCertificates)
+	if state.DidResume {
 		s.metrics.resumed.Inc()
 	}
 	q.timer = time.AfterFunc(time.Hour, q.rest)

@@ -88,6 +88,8 @@ type options struct {
 	noSNI     bool // serve clients that name no server
 	sites     []testSite
 	book      *caller.Book
+
+	clientAuth tls.ClientAuthType
 }
 
 // testSite is a site and the hosts and methods its table needs.
@@ -108,6 +110,7 @@ func start(t testing.TB, o options) *rig {
 	}
 	r := &rig{t: t, reg: prometheus.NewRegistry(), access: new(lockedBuffer), log: new(lockedBuffer), guard: guard.New(o.guard)}
 	serverTLS := testTLS(t)
+	serverTLS.ClientAuth = o.clientAuth
 	if o.noSNI {
 		serverTLS.GetConfigForClient = nil
 	}

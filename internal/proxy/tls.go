@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"postern/internal/caller"
 	"postern/internal/guard"
 )
 
@@ -45,7 +46,9 @@ func (s *Server) handshake(c *clientConn) *tls.Conn {
 
 // serveTLS speaks what the handshake agreed on.
 func (s *Server) serveTLS(c *clientConn, tc *tls.Conn) {
-	agreed := tc.ConnectionState().NegotiatedProtocol
+	state := tc.ConnectionState()
+	agreed := state.NegotiatedProtocol
+	c.cert = caller.NewPeer(state.PeerCertificates)
 	if agreed == protocolChallenge {
 		c.judged.Store(true)
 		_ = tc.Close()

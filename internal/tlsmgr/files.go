@@ -182,6 +182,6 @@ func (m *Manager) lookAround(now time.Time) {
 		m.log.Warn("session ticket keys not rotated, the old ones stay in use", "err", err)
 	}
 	if rotated {
-		m.serve.Load().normal.SetSessionTicketKeys(m.tickets.current())
+		m.serve.Load().setTicketKeys(m.tickets.current())
 	}
 }

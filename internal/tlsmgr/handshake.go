@@ -1,6 +1,7 @@
 package tlsmgr
 
 import (
+	"crypto/sha256"
 	"crypto/tls"
 )
 
@@ -28,6 +29,7 @@ var (
 // original would not reach the clone.
 type serving struct {
 	normal    *tls.Config
+	asking    *tls.Config // the same, and asks the client for a certificate
 	challenge *tls.Config
 	minimum   uint16
 }
@@ -47,11 +49,25 @@ func (m *Manager) setServing(minimum uint16, keys [][32]byte) {
 	s := &serving{
 		minimum:   minimum,
 		normal:    m.newServingConfig(minimum, "h2", "http/1.1"),
+		asking:    m.newServingConfig(minimum, "h2", "http/1.1"),
 		challenge: m.newServingConfig(tls.VersionTLS12, protoChallenge),
 	}
-	s.normal.SetSessionTicketKeys(keys)
+	s.asking.ClientAuth = tls.RequestClientCert
+	s.setTicketKeys(keys)
 	s.challenge.SessionTicketsDisabled = true
 	m.serve.Store(s)
+}
+
+// setTicketKeys sets the keys of session tickets. Clients that were asked for a
+// certificate have tickets of their own: a session that was begun without one
+// is not gone on with where one is asked for.
+func (s *serving) setTicketKeys(keys [][32]byte) {
+	s.normal.SetSessionTicketKeys(keys)
+	asking := make([][32]byte, len(keys))
+	for i, k := range keys {
+		asking[i] = sha256.Sum256(append([]byte("client certificate "), k[:]...))
+	}
+	s.asking.SetSessionTicketKeys(asking)
 }
 
 // configForClient refuses what we will not serve before the key exchange: a
@@ -63,11 +79,15 @@ func (m *Manager) configForClient(hello *tls.ClientHelloInfo) (*tls.Config, erro
 			return m.serve.Load().challenge, nil
 		}
 	}
-	if _, refused := m.admit(hello); refused != nil {
+	a, refused := m.admit(hello)
+	if refused != nil {
 		return nil, refused
 	}
 	if isChallenge(hello) {
 		return nil, errNoCertificate
+	}
+	if asks, _ := m.table.Load().asks.find(a.name); asks {
+		return m.serve.Load().asking, nil
 	}
 	return m.serve.Load().normal, nil
 }

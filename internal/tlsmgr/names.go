@@ -60,10 +60,14 @@ type table struct {
 	onDemand *onDemandRules
 	managed  []string // sorted, without the names that files serve
 	files    []*fileCert
+	asks     nameMap[bool] // hosts whose clients are asked for a certificate
 }
 
 func newTable(cfg Config, files []*fileCert) (*table, error) {
-	t := &table{sites: newNameMap[*site](), files: files}
+	t := &table{sites: newNameMap[*site](), files: files, asks: newNameMap[bool]()}
+	for _, n := range cfg.ClientCerts {
+		t.asks.set(n, true)
+	}
 	for _, n := range cfg.Names {
 		t.sites.set(n, &site{name: n, cert: n})
 	}

@@ -119,6 +119,11 @@ type Config struct {
 	// is served from the file.
 	Files []FileCert
 
+	// ClientCerts are the hosts, wildcards included, whose clients are asked
+	// for a certificate. One that has none, or any one at all, is served: who
+	// signed it is for others to look at.
+	ClientCerts []string
+
 	// ListenHost, HTTPPort and HTTPSPort are where our own listeners accept
 	// the authority's http-01 and tls-alpn-01 connections. A port of zero
 	// means there is no such listener and that challenge is not used. When
