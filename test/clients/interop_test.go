@@ -15,6 +15,13 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	if options := os.Getenv(driverEnv); options != "" {
+		if err := driveGo(options); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	grpclog.SetLoggerV2(interopLog{grpclog.NewLoggerV2(os.Stderr, os.Stderr, os.Stderr)})
 	os.Exit(m.Run())
 }
