@@ -268,6 +268,7 @@ func (a *App) announce(ctx context.Context) error {
 		facts = append(facts, "h3", h3)
 	}
 	a.log.Info("serving", facts...)
+	a.tell(notify.Message{Kind: notify.Started, Args: map[string]string{"version": a.opt.Version}})
 	if interval := watchdogInterval(); interval > 0 {
 		tick := time.NewTicker(interval / 2)
 		defer tick.Stop()

@@ -118,8 +118,8 @@ func (a *App) noticed(n tlsmgr.Notice) {
 
 // lasted is d for people: to the second below a minute, to the minute beyond.
 func lasted(d time.Duration) string {
-	if d < time.Minute {
-		return d.Round(time.Second).String()
+	if d = d.Round(time.Second); d < time.Minute {
+		return d.String()
 	}
 	s := d.Round(time.Minute).String()
 	return s[:len(s)-len("0s")]

@@ -42,6 +42,10 @@ sites:
     routes: [{respond: {body: ok}}]
 `
 
+func fmtSite(t *testing.T, d *testnet.Discord) string {
+	return fmt.Sprintf(notifySite, t.TempDir(), d.Serve())
+}
+
 // A certificate in trouble is told within seconds, and when that is over.
 func TestNoticeReachesDiscord(t *testing.T) {
 	d := testnet.NewDiscord(t)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -359,6 +360,65 @@ func TestReload(t *testing.T) {
 			t.Errorf("%d channels", n)
 		}
 	})
+}
+
+// A reload that changes a channel keeps what waits, and edits the digest on.
+func TestReloadKeeps(t *testing.T) {
+	bubble(t, "", Channel{Summary: -1}, func(r *rig) {
+		r.note("before")
+		pass(2 * time.Minute)
+		r.out.Send(r.down(1))
+		pass(time.Second)
+		next, err := NewDiscord(DiscordConfig{URL: secretURL, Transport: r.discord})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.out.SetChannels([]Channel{{Name: "phone", Key: r.sender.Key(), Sender: next, Summary: -1, Language: Korean}})
+		r.note("after")
+		pass(5 * time.Minute)
+		r.never429()
+		down, digests := r.posts("백엔드"), r.posts("그동안의 일")
+		if len(down) != 1 || len(digests) != 1 || len(r.discord.Messages()) != 2 {
+			t.Fatalf("got %+v", r.discord.Messages())
+		}
+		if text := digests[0].Payload.Embeds[0].Description; !strings.Contains(text, "before") || !strings.Contains(text, "after") {
+			t.Errorf("the digest says %s", text)
+		}
+	})
+}
+
+// Many tell at once, while nothing gets through and channels change.
+func TestManyTell(t *testing.T) {
+	r := newRig(t, filepath.Join(t.TempDir(), "messages.json"), Channel{Summary: -1}, testnet.NewDiscord(t))
+	r.discord.Set(testnet.DiscordHangs)
+	r.run()
+	var all sync.WaitGroup
+	for g := range 8 {
+		all.Go(func() {
+			for i := range 500 {
+				r.out.Send(r.down(i))
+				r.note(fmt.Sprint(g, i))
+				r.out.Count(Counts{Refused: 1, Families: []Count{{"dotenv", 1}}, Networks: []Count{{fmt.Sprint(i), 1}}})
+				if i%100 == 0 {
+					r.out.SetChannels([]Channel{{Name: "phone", Key: r.sender.Key(), Sender: r.sender, Summary: -1, Digest: time.Duration(15+g) * time.Minute}})
+					_ = r.out.Status()
+					r.out.save()
+				}
+			}
+		})
+	}
+	all.Wait()
+	r.end()
+}
+
+func BenchmarkSend(b *testing.B) {
+	o := New(Config{})
+	o.SetChannels([]Channel{{Name: "x", Key: "x", Sender: mute{}}})
+	m := Message{Kind: ClientLimited, Args: map[string]string{"limit": "address rate"}}
+	b.ReportAllocs()
+	for b.Loop() {
+		o.Send(m)
+	}
 }
 
 func TestMetrics(t *testing.T) {
