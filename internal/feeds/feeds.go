@@ -346,10 +346,7 @@ func (l *Lists) run(ctx context.Context, f *feed) {
 		if failures++; err == nil {
 			failures = 0
 		}
-		if got != nil {
-			l.publish()
-			unsaved = true
-		}
+		unsaved = unsaved || got != nil
 		if unsaved && (time.Since(saved) >= saveEvery || f.Blocklist != nil) {
 			l.save(f)
 			unsaved, saved = false, time.Now()
@@ -371,8 +368,8 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// note keeps what a poll found, and tells people when a feed went down or
-// came back.
+// note keeps and publishes what a poll found, and tells people when a feed went
+// down or came back.
 func (l *Lists) note(f *feed, got *listed, entries int, err error) {
 	now := time.Now()
 	f.mu.Lock()
@@ -388,6 +385,9 @@ func (l *Lists) note(f *feed, got *listed, entries int, err error) {
 	}
 	is := f.status
 	f.mu.Unlock()
+	if got != nil {
+		l.publish() // before anybody is told
+	}
 	l.metrics.polled(f.Name, got != nil, err)
 	switch {
 	case err != nil && was.Err == nil:

@@ -225,7 +225,6 @@ func (d *Drop) Run(ctx context.Context) error {
 		if err == nil {
 			d.tell(nil)
 			err = d.follow(ctx, t)
-			t.close()
 		}
 		if err == nil {
 			continue // ctx ended, or all is to be read anew
@@ -290,7 +289,6 @@ func (d *Drop) install() (*table, error) {
 		err = t.put(bans)
 	}
 	if err != nil {
-		t.close()
 		return nil, err
 	}
 	d.metrics.rebuilds.Inc()
@@ -318,7 +316,6 @@ func (d *Drop) uninstall() error {
 	if err != nil {
 		return err
 	}
-	defer t.close()
 	if err := t.remove(); err != nil {
 		return err
 	}
@@ -448,19 +445,30 @@ type form struct {
 	bits int
 }
 
-// forms are the sets of banned networks, by name.
-var forms = map[form]string{
-	{false, 32}: "v4",
-	{false, 24}: "v4net",
-	{true, 64}:  "v6",
-	{true, 48}:  "v6net",
+// forms are the sets of banned networks, in the order they are looked at.
+var forms = []struct {
+	form
+	set string
+}{
+	{form{false, 32}, "v4"},
+	{form{false, 24}, "v4net"},
+	{form{true, 64}, "v6"},
+	{form{true, 48}, "v6net"},
 }
 
 func formOf(p netip.Prefix) form { return form{p.Addr().Is6(), p.Bits()} }
 
 // droppable reports whether there is a set for p.
 func droppable(p netip.Prefix) bool {
-	return forms[formOf(p)] != "" && p == p.Masked() && !p.Addr().Is4In6()
+	if !p.IsValid() || p != p.Masked() || p.Addr().Is4In6() {
+		return false
+	}
+	for _, f := range forms {
+		if f.form == formOf(p) {
+			return true
+		}
+	}
+	return false
 }
 
 // verify reads back the first ban: a kernel or a container may take a table

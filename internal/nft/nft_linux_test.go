@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -144,6 +145,12 @@ func (s space) drops(t *testing.T, from string, port uint16) {
 
 // elements lists a set as the kernel has it.
 func (s space) elements(f form) ([]nftables.SetElement, error) {
+	i := slices.IndexFunc(forms, func(known struct {
+		form
+		set string
+	}) bool {
+		return known.form == f
+	})
 	conn, err := nftables.New(nftables.WithNetNSFd(s.fd))
 	if err != nil {
 		return nil, err
@@ -153,14 +160,14 @@ func (s space) elements(f form) ([]nftables.SetElement, error) {
 	if f.v6 {
 		kind = nftables.TypeIP6Addr
 	}
-	return conn.GetSetElements(&nftables.Set{Table: table, Name: forms[f], KeyType: kind})
+	return conn.GetSetElements(&nftables.Set{Table: table, Name: forms[i].set, KeyType: kind})
 }
 
 // count is the number of elements of all sets, -1 without a table.
 func (s space) count() int {
 	n := 0
-	for f := range forms {
-		all, err := s.elements(f)
+	for _, f := range forms {
+		all, err := s.elements(f.form)
 		if err != nil {
 			return -1
 		}
@@ -307,6 +314,81 @@ func TestBannedNetworks(t *testing.T) {
 	b.drops(t, "fd00:1::1", port)
 	b.passes(t, "127.0.8.200", port)
 	b.passes(t, "fd00:2::1", port)
+}
+
+// HTTP/3 comes over UDP.
+func TestBannedDatagrams(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, Config{})
+	var ours, other net.PacketConn
+	err := b.do(func() (err error) {
+		if ours, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
+			return err
+		}
+		other, err = net.ListenPacket("udp", "127.0.0.1:0")
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	defer other.Close()
+	b.SetPorts(nil, []uint16{uint16(ours.LocalAddr().(*net.UDPAddr).Port)})
+	b.ban("127.0.0.5/32", time.Hour)
+	b.run(t)
+	send := func(from string, to net.PacketConn) {
+		t.Helper()
+		err := b.do(func() error {
+			d := net.Dialer{LocalAddr: &net.UDPAddr{IP: net.ParseIP(from)}}
+			c, err := d.Dial("udp", to.LocalAddr().String())
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			_, err = c.Write([]byte(from))
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	first := func(c net.PacketConn) string {
+		t.Helper()
+		buf := make([]byte, 64)
+		if err := c.SetReadDeadline(time.Now().Add(soon)); err != nil {
+			t.Fatal(err)
+		}
+		n, _, err := c.ReadFrom(buf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(buf[:n])
+	}
+	send("127.0.0.5", ours)
+	send("127.0.0.6", ours)
+	if got := first(ours); got != "127.0.0.6" {
+		t.Errorf("the first datagram that came is of %s, want 127.0.0.6", got)
+	}
+	send("127.0.0.5", other)
+	if got := first(other); got != "127.0.0.5" {
+		t.Errorf("another port got a datagram of %s, want 127.0.0.5", got)
+	}
+}
+
+// A kernel that takes a ban and does not have it afterwards is told of.
+func TestNoEffect(t *testing.T) {
+	b := newBench(t, Config{})
+	table, err := b.install()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.verify(table, Ban{netip.MustParsePrefix("127.0.0.5/32"), time.Now().Add(time.Hour)})
+	if b.log.count("kernel drop has no effect") != 1 || testutil.ToFloat64(b.metrics.errors) != 1 {
+		t.Errorf("want a line that there is no effect:\n%s", b.log.buf.String())
+	}
+	if err := b.uninstall(); err != nil {
+		t.Error(err)
+	}
 }
 
 // What is lifted without a word is noticed when everything is compared.

@@ -12,6 +12,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 )
 
 // chunk is how many elements go into one message: the length of an attribute
@@ -31,8 +32,8 @@ const (
 	familyIPv6 = 10
 )
 
-// A table is our table in the kernel and the socket to change it with. It is
-// used by one goroutine.
+// A table is our table in the kernel and the means to change it. It is used by
+// one goroutine.
 type table struct {
 	conn    *nftables.Conn
 	table   *nftables.Table
@@ -41,9 +42,16 @@ type table struct {
 	counted uint64 // what dropped has told already
 }
 
-// openTable opens the socket; nothing is changed yet.
+// patience bounds one question to the kernel, which answers at once.
+const patience = 10 * time.Second
+
+// openTable prepares what is needed; nothing is changed yet. Each step has a
+// socket of its own: one that was left in the middle of an answer, or at its
+// deadline, is of no use to the next.
 func openTable(netns int) (*table, error) {
-	opts := []nftables.ConnOption{nftables.AsLasting()}
+	opts := []nftables.ConnOption{nftables.WithSockOptions(func(c *netlink.Conn) error {
+		return c.SetDeadline(time.Now().Add(patience))
+	})}
 	if netns != 0 {
 		opts = append(opts, nftables.WithNetNSFd(netns))
 	}
@@ -54,17 +62,15 @@ func openTable(netns int) (*table, error) {
 	t := &table{conn: conn, table: &nftables.Table{Family: nftables.TableFamilyINet, Name: "postern"}}
 	t.banned = &nftables.Chain{Name: "banned", Table: t.table}
 	t.sets = make(map[form]*nftables.Set)
-	for f, name := range forms {
+	for _, f := range forms {
 		kind := nftables.TypeIPAddr
 		if f.v6 {
 			kind = nftables.TypeIP6Addr
 		}
-		t.sets[f] = &nftables.Set{Table: t.table, Name: name, KeyType: kind, HasTimeout: true, Size: maxBanned}
+		t.sets[f.form] = &nftables.Set{Table: t.table, Name: f.set, KeyType: kind, HasTimeout: true, Size: maxBanned}
 	}
 	return t, nil
 }
-
-func (t *table) close() { _ = t.conn.CloseLasting() }
 
 // flush sends what was put together, which the kernel takes as a whole or not
 // at all.
@@ -90,11 +96,12 @@ func (t *table) replace(p ports) error {
 		Hooknum: nftables.ChainHookInput, Priority: &at, Policy: &accept,
 	})
 	t.conn.AddChain(t.banned)
-	for f, set := range t.sets {
+	for _, f := range forms {
+		set := t.sets[f.form]
 		if err := t.conn.AddSet(set, nil); err != nil {
 			return wayOut(err, false)
 		}
-		t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: t.banned, Exprs: from(f, set)})
+		t.conn.AddRule(&nftables.Rule{Table: t.table, Chain: t.banned, Exprs: from(f.form, set)})
 	}
 	for _, l := range []struct {
 		name  string
@@ -133,16 +140,19 @@ func from(f form, set *nftables.Set) []expr.Any {
 	if f.v6 {
 		family, offset, length = familyIPv6, 8, 16 // RFC 8200 section 3
 	}
-	mask := append(slices.Repeat([]byte{0xff}, f.bits/8), make([]byte, int(length)-f.bits/8)...)
-	return []expr.Any{
+	rule := []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyNFPROTO, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{family}},
 		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: length},
-		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: mask, Xor: make([]byte, length)},
+	}
+	if fixed := f.bits / 8; fixed < int(length) {
+		mask := append(slices.Repeat([]byte{0xff}, fixed), make([]byte, int(length)-fixed)...)
+		rule = append(rule, &expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: length, Mask: mask, Xor: make([]byte, length)})
+	}
+	return append(rule,
 		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
 		&expr.Counter{},
-		&expr.Verdict{Kind: expr.VerdictDrop},
-	}
+		&expr.Verdict{Kind: expr.VerdictDrop})
 }
 
 // put adds bans, or gives those there are their new end. The kernel keeps the

@@ -14,7 +14,6 @@ type table struct{}
 
 func openTable(int) (*table, error) { return nil, wayOut(errUnsupported, false) }
 
-func (t *table) close()                    {}
 func (t *table) replace(ports) error       { return errUnsupported }
 func (t *table) put([]Ban) error           { return errUnsupported }
 func (t *table) drop([]netip.Prefix) error { return errUnsupported }
