@@ -110,7 +110,7 @@ var goStatements = map[string]string{
 	"internal/app/demo.go:demo.run":                    "waited for in the same function",
 	"internal/app/samplebackend.go:startSampleBackend": "waited for by close; the demo's backend is no service of the process",
 	"internal/doctor/doctor.go:look":                   "a look that does not heed its context is given up; any other is waited for",
-	"internal/gateway/announce.go:Client.hear":         "waited for in the same function",
+	"internal/gateway/announce.go:Client.tune":         "waited for by the call that closes its socket; Run makes that one last",
 	"internal/h2/workers.go:workers.run":               "goroutines that wait for requests; Serve waits for their work, Server.Close for them",
 	"internal/notify/shoutrrr.go:Shoutrrr.Send":        "one at a time; the library takes no context, so a hanging delivery is left behind",
 	"internal/proxy/h1forward.go:h1.watch":             "waited for by the function it returns",

@@ -3,44 +3,55 @@ package gateway
 import (
 	"context"
 	"net"
+	"net/netip"
 	"time"
 )
 
-// hear runs work while it listens to what the router announces to everybody:
-// that it restarted or has another address (RFC 6886 section 3.2.1, RFC 6887
-// section 14.1.3). What an announcement says is not believed, the router is
-// asked: it makes Run look at once and nothing else. Without a socket for it
-// polling has to do.
-func (c *Client) hear(ctx context.Context, work func()) error {
-	conn, err := c.listenAnnouncements(ctx)
-	if err != nil {
-		c.log.Debug("no announcements of the router will be heard", "err", err)
-		work()
-		return nil
+// ears listen to what the router announces to everybody: that it restarted or
+// has another address (RFC 6886 section 3.2.1, RFC 6887 section 14.1.3). What
+// an announcement says is not believed, the router is asked: it makes Run look
+// at once and nothing else. Without a socket for it polling has to do.
+type ears struct {
+	conn *net.UDPConn
+	at   hop // where they listen
+	done chan struct{}
+}
+
+// tune opens or closes e, or moves it to the interface that leads to the
+// router now. Run closes it in the end.
+func (c *Client) tune(ctx context.Context, e *ears, on bool) {
+	h, err := c.route4()
+	on = on && err == nil
+	if e.conn != nil && (!on || h.iface != e.at.iface || h.router != e.at.router) {
+		_ = e.conn.Close()
+		<-e.done
+		e.conn = nil
 	}
-	done := make(chan struct{})
-	go func() {
+	if !on || e.conn != nil {
+		return
+	}
+	conn, err := c.listenAnnouncements(h)
+	if err != nil {
+		c.log.Debug("announcements of the router are not heard", "err", err)
+		return
+	}
+	e.conn, e.at, e.done = conn, h, make(chan struct{})
+	go func(done chan<- struct{}) {
 		defer close(done)
-		c.listen(ctx, conn)
-	}()
-	defer func() {
-		_ = conn.Close()
-		<-done
-	}()
-	work()
-	return nil
+		c.listen(ctx, conn, h.router)
+	}(e.done)
 }
 
 // listenAnnouncements joins the group on the interface that leads to the
 // router.
-func (c *Client) listenAnnouncements(ctx context.Context) (*net.UDPConn, error) {
+func (c *Client) listenAnnouncements(h hop) (conn *net.UDPConn, err error) {
 	at := c.cfg.Router.Announce
-	var conn *net.UDPConn
-	var err error
 	if at.Addr().IsMulticast() {
 		var via *net.Interface
-		if h, err := c.route4(); err == nil && h.iface != "" {
-			via, _ = net.InterfaceByName(h.iface) // nil: the system chooses
+		if h.iface != "" {
+			if via, err = net.InterfaceByName(h.iface); err != nil {
+				return nil, err
+			}
 		}
 		conn, err = net.ListenMulticastUDP("udp4", via, net.UDPAddrFromAddrPort(at))
 	} else {
@@ -56,7 +67,7 @@ func (c *Client) listenAnnouncements(ctx context.Context) (*net.UDPConn, error) 
 // them.
 const announceEvery = 2 * time.Second
 
-func (c *Client) listen(ctx context.Context, conn *net.UDPConn) {
+func (c *Client) listen(ctx context.Context, conn *net.UDPConn, router netip.Addr) {
 	buf := make([]byte, pcpMaxLen)
 	var last time.Time
 	for ctx.Err() == nil {
@@ -64,9 +75,8 @@ func (c *Client) listen(ctx context.Context, conn *net.UDPConn) {
 		if err != nil {
 			return // closed
 		}
-		h, err := c.route4()
 		now := time.Now()
-		if err != nil || from.Addr().Unmap() != h.router || !isAnnouncement(buf[:n]) || now.Sub(last) < announceEvery && !last.IsZero() {
+		if from.Addr().Unmap() != router || !isAnnouncement(buf[:n]) || now.Sub(last) < announceEvery && !last.IsZero() {
 			c.metrics.ignored.WithLabelValues("announcement").Inc()
 			continue
 		}

@@ -97,7 +97,7 @@ func (c *Client) meet(router netip.Addr) {
 	if t.gateway.IsValid() {
 		c.log.Info("another router", "router", router.String(), "before", t.gateway.String())
 	}
-	t.gateway, t.last, t.device = router, "", nil
+	t.gateway, t.last, t.device, t.device6 = router, "", nil, nil
 	clear(t.quiet)
 }
 
@@ -221,10 +221,13 @@ func (c *Client) askUPnP(ctx context.Context, h hop) (Answer, error) {
 	return c.askDevice(ctx, d)
 }
 
+// errNoWANService means a UPnP device that only knows of its firewall.
+var errNoWANService = errors.New("the router's UPnP has no service for addresses and mappings")
+
 // askDevice takes the first WAN service that has an address, and moves it to
 // the front: a router may list lines that are not in use.
 func (c *Client) askDevice(ctx context.Context, d *device) (Answer, error) {
-	err := error(errors.New("no WAN service"))
+	err := errNoWANService
 	for i, s := range d.wan {
 		var a netip.Addr
 		if a, err = c.externalAddress(ctx, d, s); err == nil {

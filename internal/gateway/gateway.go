@@ -123,8 +123,8 @@ var (
 
 // Want is what Run does.
 type Want struct {
-	// Watch asks for the router's address again and again, also without
-	// ports.
+	// Watch listens to what the router announces, also without ports, and
+	// asks for its address then, and every tenth Config.Poll.
 	Watch bool
 
 	// Ports are to be mapped. Those given up are removed.
@@ -230,6 +230,32 @@ func (c *Client) PublicAddr(ctx context.Context) (Answer, error) {
 		c.noteAnswer(a, err)
 	}
 	return a, err
+}
+
+// WhoHas asks the router by UPnP who has a port of it at home. The bool is
+// false when nobody has. It changes nothing.
+func (c *Client) WhoHas(ctx context.Context, p Port) (Holder, bool, error) {
+	if err := c.take(ctx); err != nil {
+		return Holder{}, false, err
+	}
+	defer c.give()
+	h, err := c.route4()
+	if err != nil {
+		return Holder{}, false, err
+	}
+	c.meet(h.router)
+	d, err := c.upnp(ctx, h)
+	if err != nil {
+		return Holder{}, false, err
+	}
+	if len(d.wan) == 0 {
+		return Holder{}, false, errNoWANService
+	}
+	pe, there, err := c.lookUp(ctx, d, d.wan[0], p.Proto, p.External)
+	if err != nil || !there {
+		return Holder{}, false, err
+	}
+	return Holder{pe.client, pe.port, pe.description}, true, nil
 }
 
 // take waits until nobody else talks to the router.

@@ -11,6 +11,10 @@ import (
 // ourName is how our mappings are called in the router's table.
 const ourName = "postern"
 
+// watchPolls is how many times longer Config.Poll is without a mapping: who
+// only waits for announcements need not ask.
+const watchPolls = 10
+
 // leaveWithin bounds giving the mappings back when Run ends.
 const leaveWithin = 3 * time.Second
 
@@ -18,14 +22,16 @@ const leaveWithin = 3 * time.Second
 // back. It returns nil. With nothing to do it asks nobody anything.
 func (c *Client) Run(ctx context.Context) error {
 	defer c.leave(ctx)
-	return c.hear(ctx, func() {
-		for ctx.Err() == nil {
-			next := c.round(ctx, time.Now())
-			if !c.sleep(ctx, next) {
-				return
-			}
+	var e ears
+	defer c.tune(ctx, &e, false)
+	for ctx.Err() == nil {
+		next := c.round(ctx, time.Now())
+		c.tune(ctx, &e, !next.IsZero())
+		if !c.sleep(ctx, next) {
+			break
 		}
-	})
+	}
+	return nil
 }
 
 // sleep waits until next (zero: for ever), or until there is something to do.
@@ -68,6 +74,9 @@ func (c *Client) round(ctx context.Context, now time.Time) time.Time {
 	}
 	c.keep(ctx, want.Ports, err, now)
 	c.publish(want.Watch || len(want.Ports) > 0)
+	if len(want.Ports) == 0 {
+		return now.Add(watchPolls * c.cfg.Poll)
+	}
 	return wakeAt(c.talk.entries, now.Add(c.cfg.Poll))
 }
 
@@ -78,7 +87,7 @@ type attempt struct {
 	hop6 hop
 	ask  error // why the router told no address; nil: it did
 
-	dead6 error // why there is no pinhole service, in this round
+	dead6 map[Protocol]error // that did not answer in this round, for IPv6
 }
 
 // keep brings the mappings to what is wanted.
@@ -267,13 +276,7 @@ func (c *Client) obtain(ctx context.Context, at *attempt, e *entry) (grant, *ref
 // mapBy asks for a mapping by one protocol, also one that it already has.
 func (c *Client) mapBy(ctx context.Context, at *attempt, p Protocol, e *entry) (grant, error) {
 	if e.v6() {
-		switch p {
-		case PCP:
-			return c.mapPCP(ctx, at.hop6, e, at.now)
-		case UPnP:
-			return c.mapPinhole(ctx, at, e)
-		}
-		return grant{}, errNoIPv6
+		return c.mapBy6(ctx, at, p, e)
 	}
 	if c.isQuiet(p, at.now) {
 		return grant{}, errUnanswered
@@ -290,6 +293,27 @@ func (c *Client) mapBy(ctx context.Context, at *attempt, p Protocol, e *entry) (
 	}
 	if ctx.Err() == nil {
 		c.noteQuiet(p, err, at.now)
+	}
+	return g, err
+}
+
+func (c *Client) mapBy6(ctx context.Context, at *attempt, p Protocol, e *entry) (g grant, err error) {
+	if err := at.dead6[p]; err != nil {
+		return grant{}, err
+	}
+	switch p {
+	case PCP:
+		g, err = c.mapPCP(ctx, at.hop6, e, at.now)
+	case UPnP:
+		g, err = c.mapPinhole(ctx, at, e)
+	default:
+		return grant{}, errNoIPv6
+	}
+	if err != nil && !isRefusal(err) {
+		if at.dead6 == nil {
+			at.dead6 = make(map[Protocol]error)
+		}
+		at.dead6[p] = err
 	}
 	return g, err
 }

@@ -209,7 +209,7 @@ func (c *Client) mapUPnP(ctx context.Context, h hop, e *entry) (grant, error) {
 		return grant{}, err
 	}
 	if len(d.wan) == 0 {
-		return grant{}, errors.New("no WAN service")
+		return grant{}, errNoWANService
 	}
 	s := d.wan[0]
 	if pe, there, err := c.lookUp(ctx, d, s, e.Proto, e.External); err == nil && there {

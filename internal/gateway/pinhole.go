@@ -48,21 +48,14 @@ var errNoFirewall = errors.New("the router offers no WANIPv6FirewallControl")
 
 // mapPinhole opens the router's IPv6 firewall by UPnP, or keeps it open.
 func (c *Client) mapPinhole(ctx context.Context, at *attempt, e *entry) (grant, error) {
-	if err := at.dead6; err != nil {
-		return grant{}, err
-	}
 	d, err := c.pinholeDevice(ctx, at, e)
 	if err != nil {
-		at.dead6 = err
 		return grant{}, err
 	}
 	enabled, allowed, err := c.firewallStatus(ctx, d)
 	switch {
 	case err != nil:
 		c.talk.device6 = nil // perhaps at another port by now
-		if !isRefusal(err) {
-			at.dead6 = err
-		}
 		return grant{}, err
 	case !enabled: // nothing is filtered
 		return grant{proto: UPnP, byHand: true, lease: c.cfg.Lease}, nil

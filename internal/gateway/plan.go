@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"net/netip"
 	"time"
 )
@@ -57,7 +58,7 @@ func (e *entry) v6() bool { return e.internal.Addr().Is6() }
 func (e *entry) mapping() Mapping {
 	m := Mapping{Port: e.Port, Addr: e.internal.Addr(), State: e.state, Since: e.since, Next: e.next, Holder: e.holder}
 	if e.err != nil {
-		m.Reason = e.err.Error()
+		m.Reason, m.lineDown = e.err.Error(), errors.Is(e.err, ErrNoWAN)
 	}
 	if e.state == Mapped {
 		m.Protocol, m.ByHand, m.External, m.Lease, m.Expires = e.proto, e.byHand, e.addr, e.lease, e.expires

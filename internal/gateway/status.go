@@ -71,6 +71,8 @@ type Mapping struct {
 	Next     time.Time     // when it is renewed or tried again
 	Holder   *Holder       // of a conflict; nil: not known
 	Reason   string        // why it is not mapped, or not renewed; "" if all is well
+
+	lineDown bool // that is the reason
 }
 
 // IsPinhole tells whether m is for IPv6.
@@ -94,6 +96,9 @@ func (m Mapping) Action() string {
 	case Refused:
 		return "allow this machine to open ports (also below 1024) in the router's settings, or " + by
 	case Failed:
+		if m.lineDown {
+			return "look whether the router's line is up, or restart the router"
+		}
 		return "turn on UPnP, NAT-PMP or PCP in the router's settings, or " + by
 	}
 	return ""
