@@ -85,6 +85,10 @@ type App struct {
 	onGuard []func(guard.Event)
 	gateway *gateway.Client
 
+	// routerWoes is what people were told of, by name. Only gatewayChanged
+	// uses it, which is called by one at a time.
+	routerWoes map[string]time.Time
+
 	// onAddress are told of changes of the public address, onDNSHost of
 	// trouble at DNS hosts. They must not block. Set before Run.
 	onAddress []func(old, now ddns.Addresses)

@@ -6,11 +6,14 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"time"
 
 	"postern/internal/admin"
 	"postern/internal/config"
 	"postern/internal/gateway"
+	"postern/internal/notify"
 )
 
 // The ports that callers come to, whatever the listeners' own ones are.
@@ -21,6 +24,7 @@ const (
 
 // newGateway makes what talks to the router; setGateway tells it what to do.
 func (a *App) newGateway(cfg *config.Config) (err error) {
+	a.routerWoes = make(map[string]time.Time)
 	a.gateway, err = gateway.New(gateway.Config{
 		File: filepath.Join(cfg.Data, "gateway.json"), Router: a.opt.Router,
 		Log: a.log, Registerer: a.registry, OnChange: a.gatewayChanged,
@@ -31,7 +35,7 @@ func (a *App) newGateway(cfg *config.Config) (err error) {
 // setGateway brings it in line with the configuration and the listeners. It
 // is called with a.mu held, after the listeners are open.
 func (a *App) setGateway() {
-	var want gateway.Want
+	want := gateway.Want{Watch: a.cfg.WantsPublicAddress() && slices.Contains(a.cfg.PublicAddress.Sources, config.SourceRouter)}
 	if a.cfg.PortMapping == config.PortMappingAuto {
 		want.Ports = a.publicPorts()
 	}
@@ -70,12 +74,44 @@ func outerPort(addrs []string) (uint16, bool) {
 	return 0, false
 }
 
-// gatewayChanged is told what is new at the router: others may see another
-// address now too. It must not block.
-func (a *App) gatewayChanged(c gateway.Change) {
-	if c.What == gateway.AddressChanged || c.What == gateway.RouterBack {
-		a.address.Kick()
+// gatewayChanged is told what is new at the router, one thing after the other.
+// It must not block.
+func (a *App) gatewayChanged(ch gateway.Change) {
+	switch ch.What {
+	case gateway.AddressChanged:
+		a.address.Kick() // another source may agree by now
+	case gateway.MappingLost, gateway.MappingFailed:
+		why := ch.Mapping.Reason
+		if do := ch.Mapping.Action(); do != "" {
+			why += "; " + do
+		}
+		a.routerTrouble(mappingName(ch.Mapping), why)
+	case gateway.MappingMade:
+		a.routerTrouble(mappingName(ch.Mapping), "")
+	case gateway.MappingRemoved:
+		delete(a.routerWoes, mappingName(ch.Mapping))
 	}
+}
+
+// routerTrouble tells people of trouble at the router, once when it begins and
+// once when it ends (why is ""). There are as many names as ports to map.
+func (a *App) routerTrouble(name, why string) {
+	since, known := a.routerWoes[name]
+	switch {
+	case why != "" && !known:
+		a.routerWoes[name] = time.Now()
+		a.tell(notify.Message{Kind: notify.AddressTrouble, Args: map[string]string{"name": name, "sentence": why}})
+	case why == "" && known:
+		delete(a.routerWoes, name)
+		a.tell(notify.Message{Kind: notify.AddressWell, Args: map[string]string{"name": name, "lasted": lasted(time.Since(since))}})
+	}
+}
+
+func mappingName(m gateway.Mapping) string {
+	if m.IsPinhole() {
+		return m.Port.String() + " to " + m.Addr.String()
+	}
+	return "port " + m.Port.String()
 }
 
 // Router tells what is known of the router and of our mappings there.
@@ -126,10 +162,7 @@ func (a *App) routerNode() []admin.Node {
 }
 
 func mappingNode(m gateway.Mapping) admin.Node {
-	n := admin.Node{Name: m.Port.String(), State: admin.OK, Since: m.Since}
-	if m.IsPinhole() {
-		n.Name += " " + m.Addr.String()
-	}
+	n := admin.Node{Name: mappingName(m), State: admin.OK, Since: m.Since}
 	switch {
 	case m.State == gateway.Mapped && m.ByHand:
 		n.Detail = "open, not by us"

@@ -84,6 +84,7 @@ var knows = []struct {
 var notShipped = []string{
 	"github.com/coder/websocket",
 	"github.com/google/go-cmp",
+	"github.com/jackpal/go-nat-pmp",
 	"github.com/letsencrypt/challtestsrv",
 	"github.com/letsencrypt/pebble",
 	"github.com/prometheus/client_golang/prometheus/testutil",

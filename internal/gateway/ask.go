@@ -203,22 +203,31 @@ func (c *Client) nonce(router netip.Addr) [12]byte {
 	return [12]byte(m.Sum(nil)[:12])
 }
 
-func (c *Client) askUPnP(ctx context.Context, h hop) (Answer, error) {
+func (c *Client) askUPnP(ctx context.Context, h hop) (a Answer, err error) {
+	err = c.withUPnP(ctx, h, func(d *device) (err error) {
+		a, err = c.askDevice(ctx, d)
+		return err
+	})
+	return a, err
+}
+
+// withUPnP has do talk to the router's device. After a restart its services may
+// be at another port, so one that does not answer any more is looked for again.
+func (c *Client) withUPnP(ctx context.Context, h hop, do func(*device) error) error {
 	known := c.talk.device != nil
 	d, err := c.upnp(ctx, h)
 	if err != nil {
-		return Answer{}, err
+		return err
 	}
-	a, err := c.askDevice(ctx, d)
-	if err == nil || !known || ctx.Err() != nil || errors.Is(err, ErrNoWAN) {
-		return a, err
+	err = do(d)
+	if err == nil || !known || ctx.Err() != nil || isRefusal(err) || errors.Is(err, ErrNoWAN) {
+		return err
 	}
-	// After a restart its services may be at another port.
 	c.talk.device = nil
 	if d, err = c.upnp(ctx, h); err != nil {
-		return Answer{}, err
+		return err
 	}
-	return c.askDevice(ctx, d)
+	return do(d)
 }
 
 // errNoWANService means a UPnP device that only knows of its firewall.
@@ -241,7 +250,7 @@ func (c *Client) askDevice(ctx context.Context, d *device) (Answer, error) {
 	return Answer{}, err
 }
 
-// upnp returns the router's device, found once.
+// upnp returns the router's device, found once; it has at least one service.
 func (c *Client) upnp(ctx context.Context, h hop) (*device, error) {
 	if c.talk.device != nil {
 		return c.talk.device, nil

@@ -44,6 +44,7 @@ func (c *Client) noteEpoch(proto Protocol, router netip.Addr, seconds uint32, no
 		return
 	}
 	c.talk.restarts++
+	c.talk.device, c.talk.device6 = nil, nil // perhaps at other ports now
 	c.metrics.restarts.Inc()
 	c.log.Info("router restarted", "router", router.String(), "protocol", string(proto))
 	for _, e := range c.talk.entries {

@@ -244,14 +244,12 @@ func (c *Client) WhoHas(ctx context.Context, p Port) (Holder, bool, error) {
 		return Holder{}, false, err
 	}
 	c.meet(h.router)
-	d, err := c.upnp(ctx, h)
-	if err != nil {
-		return Holder{}, false, err
-	}
-	if len(d.wan) == 0 {
-		return Holder{}, false, errNoWANService
-	}
-	pe, there, err := c.lookUp(ctx, d, d.wan[0], p.Proto, p.External)
+	var pe portEntry
+	var there bool
+	err = c.withUPnP(ctx, h, func(d *device) (err error) {
+		pe, there, err = c.lookUpAt(ctx, d, p)
+		return err
+	})
 	if err != nil || !there {
 		return Holder{}, false, err
 	}

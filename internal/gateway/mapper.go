@@ -126,20 +126,22 @@ func (c *Client) needs(ports []Port, at *attempt) []need {
 
 // verify looks at mappings whose protocol has no clock that tells a restart.
 func (c *Client) verify(ctx context.Context, at *attempt) {
-	d := c.talk.device
-	if d == nil || len(d.wan) == 0 {
-		return
-	}
 	for _, e := range c.talk.entries {
-		if e.state != Mapped || e.v6() || e.proto != UPnP || e.router != d.addr {
+		if e.state != Mapped || e.v6() || e.proto != UPnP || e.router != at.hop4.router || at.ask != nil {
 			continue
 		}
-		pe, there, err := c.lookUp(ctx, d, d.wan[0], e.Proto, e.External)
-		if err == nil && (!there || !pe.is(e.internal)) {
-			c.log.Info("mapping is gone from the router", "port", e.Port.String())
-			for _, other := range c.talk.entries { // it may have restarted: a firewall has no table to look at
-				other.remake = other.remake || other == e || other.v6() && other.proto == UPnP
-			}
+		gone := false
+		err := c.withUPnP(ctx, at.hop4, func(d *device) error {
+			pe, there, err := c.lookUpAt(ctx, d, e.Port)
+			gone = err == nil && (!there || !pe.is(e.internal))
+			return err
+		})
+		if err != nil || !gone {
+			continue
+		}
+		c.log.Info("mapping is gone from the router", "port", e.Port.String())
+		for _, other := range c.talk.entries { // it may have restarted: a firewall has no table to look at
+			other.remake = other.remake || other == e || other.v6() && other.proto == UPnP
 		}
 	}
 }
@@ -331,7 +333,7 @@ func (c *Client) remove(ctx context.Context, at *attempt, e *entry) error {
 	case e.proto == NATPMP:
 		return c.unmapPMP(ctx, h, e, at.now)
 	case e.v6():
-		return c.closePinhole(ctx, e)
+		return c.closePinhole(ctx, at, e)
 	}
 	return c.unmapUPnP(ctx, h, e)
 }

@@ -179,14 +179,15 @@ func (c *Client) askHolder(ctx context.Context, h hop, e *entry, now time.Time) 
 	if e.v6() || c.isQuiet(UPnP, now) {
 		return grant{}, taken
 	}
-	d, err := c.upnp(ctx, h)
+	var pe portEntry
+	var there bool
+	err := c.withUPnP(ctx, h, func(d *device) (err error) {
+		pe, there, err = c.lookUpAt(ctx, d, e.Port)
+		return err
+	})
 	if ctx.Err() == nil {
 		c.noteQuiet(UPnP, err, now)
 	}
-	if err != nil || len(d.wan) == 0 {
-		return grant{}, taken
-	}
-	pe, there, err := c.lookUp(ctx, d, d.wan[0], e.Proto, e.External)
 	switch {
 	case err != nil:
 		return grant{}, taken
@@ -203,11 +204,15 @@ func (c *Client) askHolder(ctx context.Context, h hop, e *entry, now time.Time) 
 // mapUPnP asks by UPnP IGD. Version 1 routers let a mapping of another device
 // be overwritten, so who has it is asked first; and some say yes and do
 // nothing, so it is looked at afterwards.
-func (c *Client) mapUPnP(ctx context.Context, h hop, e *entry) (grant, error) {
-	d, err := c.upnp(ctx, h)
-	if err != nil {
-		return grant{}, err
-	}
+func (c *Client) mapUPnP(ctx context.Context, h hop, e *entry) (g grant, err error) {
+	err = c.withUPnP(ctx, h, func(d *device) (err error) {
+		g, err = c.mapAt(ctx, d, e)
+		return err
+	})
+	return g, err
+}
+
+func (c *Client) mapAt(ctx context.Context, d *device, e *entry) (grant, error) {
 	if len(d.wan) == 0 {
 		return grant{}, errNoWANService
 	}
@@ -221,7 +226,7 @@ func (c *Client) mapUPnP(ctx context.Context, h hop, e *entry) (grant, error) {
 		}
 	}
 	lease := c.leaseSeconds()
-	err = c.addMapping(ctx, d, s, e.Port, e.internal.Addr(), lease)
+	err := c.addMapping(ctx, d, s, e.Port, e.internal.Addr(), lease)
 	if upnpCode(err) == upnpPermanentOnly {
 		lease = 0
 		err = c.addMapping(ctx, d, s, e.Port, e.internal.Addr(), lease)
@@ -253,16 +258,11 @@ func (c *Client) mapUPnP(ctx context.Context, h hop, e *entry) (grant, error) {
 
 // unmapUPnP gives a mapping back, unless it is not ours any more.
 func (c *Client) unmapUPnP(ctx context.Context, h hop, e *entry) error {
-	d, err := c.upnp(ctx, h)
-	if err != nil {
-		return err
-	}
-	if len(d.wan) == 0 {
-		return nil
-	}
-	pe, there, err := c.lookUp(ctx, d, d.wan[0], e.Proto, e.External)
-	if err == nil && (!there || !pe.is(e.internal)) {
-		return nil
-	}
-	return c.deleteMapping(ctx, d, d.wan[0], e.Proto, e.External)
+	return c.withUPnP(ctx, h, func(d *device) error {
+		pe, there, err := c.lookUpAt(ctx, d, e.Port)
+		if err == nil && (!there || !pe.is(e.internal)) || errors.Is(err, errNoWANService) {
+			return nil
+		}
+		return c.deleteMapping(ctx, d, d.wan[0], e.Proto, e.External)
+	})
 }

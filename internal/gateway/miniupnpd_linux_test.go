@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	natpmp "github.com/jackpal/go-nat-pmp"
 )
 
 // The test against a real router runs in three network namespaces: home,
@@ -316,6 +318,7 @@ func atHome(t *testing.T) {
 	if err != nil || a.Addr.String() != routerWAN || a.Protocol != NATPMP || a.Gateway.String() != routerLAN {
 		t.Fatalf("got %+v, %v, want %s by NAT-PMP", a, err, routerWAN)
 	}
+	reference(t, c)
 	eachProtocol(t, newOne())
 	say("nothing mapped")
 
@@ -357,6 +360,28 @@ func atHome(t *testing.T) {
 		}
 	}
 	c.leave(t.Context())
+}
+
+// reference has another client of NAT-PMP say and do the same.
+func reference(t *testing.T, c *Client) {
+	t.Helper()
+	other := natpmp.NewClientWithTimeout(net.ParseIP(routerLAN), 30*time.Second)
+	a, err := other.GetExternalAddress()
+	if err != nil || netip.AddrFrom4(a.ExternalIPAddress).String() != routerWAN {
+		t.Errorf("another client got %+v, %v, want %s", a, err, routerWAN)
+	}
+	if _, err := other.AddPortMapping("tcp", 8080, 80, 600); err != nil {
+		t.Error(err)
+	}
+	if h, there, err := c.WhoHas(t.Context(), Port{"tcp", 80, 0}); err != nil || !there || h.Client != homeAddr || h.Port != 8080 {
+		t.Errorf("80/tcp is held by %v, %v, %v, want what another client mapped", h, there, err)
+	}
+	if _, err := other.AddPortMapping("tcp", 8080, 0, 0); err != nil {
+		t.Error(err)
+	}
+	if h, there, err := c.WhoHas(t.Context(), Port{"tcp", 80, 0}); err != nil || there {
+		t.Errorf("80/tcp is held by %v, %v, want nobody", h, err)
+	}
 }
 
 func wantMapped(t *testing.T, c *Client, n int, by Protocol) {

@@ -93,13 +93,10 @@ func (c *Client) pinholeDevice(ctx context.Context, at *attempt, e *entry) (*dev
 	return nil, fmt.Errorf("pinhole service: %w", err)
 }
 
-func (c *Client) closePinhole(ctx context.Context, e *entry) error {
-	d := c.talk.device6
-	if d == nil {
-		d = c.talk.device
-	}
-	if d == nil || d.firewall == nil {
-		return errNoFirewall
+func (c *Client) closePinhole(ctx context.Context, at *attempt, e *entry) error {
+	d, err := c.pinholeDevice(ctx, at, e)
+	if err != nil {
+		return err
 	}
 	return c.deletePinhole(ctx, d, e.id)
 }

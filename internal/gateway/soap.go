@@ -120,6 +120,14 @@ func (c *Client) lookUp(ctx context.Context, d *device, s service, proto string,
 	return e, true, nil
 }
 
+// lookUpAt is lookUp at the service that has mappings.
+func (c *Client) lookUpAt(ctx context.Context, d *device, p Port) (portEntry, bool, error) {
+	if len(d.wan) == 0 {
+		return portEntry{}, false, errNoWANService
+	}
+	return c.lookUp(ctx, d, d.wan[0], p.Proto, p.External)
+}
+
 func parseUPnPBool(s string) bool {
 	switch strings.ToLower(strings.TrimSpace(s)) {
 	case "1", "true", "yes":
