@@ -170,12 +170,12 @@ func startHelper(t *testing.T, kind string, o helperOptions, env ...string) *hel
 	ctx, cancel := context.WithCancel(context.Background())
 	switch kind {
 	case "node":
-		h.cmd = exec.CommandContext(ctx, node(t), "helper.mjs", options())
+		h.cmd = exec.CommandContext(ctx, installed(t, "node"), "helper.mjs", options())
 	case "go":
 		h.cmd = exec.CommandContext(ctx, os.Args[0])
 		env = append(env, driverEnv+"="+options())
 	case "python":
-		h.cmd = exec.CommandContext(ctx, program(t, "python3", "-c", "import ssl, http.client"), "helper.py", options())
+		h.cmd = exec.CommandContext(ctx, installed(t, "python3"), "helper.py", options())
 	default:
 		path, err := exec.LookPath("python3")
 		if err == nil {
@@ -212,6 +212,17 @@ func startHelper(t *testing.T, kind string, o helperOptions, env ...string) *hel
 		cancel()
 	})
 	return h
+}
+
+// installed is where a program is. Unlike program it does not try it first:
+// many tests start the helpers many times.
+func installed(t *testing.T, name string) string {
+	t.Helper()
+	path, err := exec.LookPath(name)
+	if err != nil {
+		missing(t, err.Error())
+	}
+	return path
 }
 
 func (h *helper) send(c helperCall) {
