@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -40,7 +41,7 @@ func NewDNSEcho(spec string) (Source, error) {
 	if err != nil {
 		host, port = strings.Trim(server, "[]"), "53"
 	}
-	if host == "" || strings.ContainsAny(host, "/@ ") {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, "/@ ") || strings.ContainsAny(name, " /") {
 		return Source{}, fmt.Errorf("%q: server %q, %s", spec, server, want)
 	}
 	e := &dnsEcho{name: dns.CanonicalName(name), server: net.JoinHostPort(host, port), qtype: dns.TypeA, class: dns.ClassINET}
