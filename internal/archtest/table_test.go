@@ -42,7 +42,7 @@ var rooms = map[string]room{
 	"internal/testnet":  {},
 	"internal/archtest": {},
 	"clients/go":        {},
-	"bench":             {test: []string{"internal/config"}},
+	"bench":             {test: []string{"internal/config", "internal/guard"}},
 	"test/scanners":     {},
 	"test/clients":      {test: []string{all}},
 
