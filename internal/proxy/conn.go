@@ -34,10 +34,10 @@ type clientConn struct {
 	gone    bool         // guarded by srv.mu, as writing client and counted is; closed
 
 	// Used by the reading side alone.
-	pre        []byte  // bytes read past the PROXY header, not handed on yet
-	first      [8]byte // the first bytes, until they are recognised
-	firstLen   int
+	pre        []byte            // bytes that were read and not handed on yet: past the PROXY header, or the first ones
+	preBuf     *[headBuffer]byte // what pre lies in, if it is ours to give back
 	recognised bool
+	mute       bool // nothing is written any more: the client is refused by its TLS hello
 
 	in, out    atomic.Int64
 	requests   atomic.Int64 // requests that reached the handler
@@ -78,7 +78,7 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	if len(c.pre) > 0 {
 		n := copy(p, c.pre)
 		if c.pre = c.pre[n:]; len(c.pre) == 0 {
-			c.pre = nil
+			c.dropPre()
 		}
 		return n, nil
 	}
@@ -87,30 +87,42 @@ func (c *clientConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// firstBytes are as many as the longest beginning that is recognised.
+const firstBytes = 8
+
 // recognise reads until the first bytes tell what is spoken. Nothing is handed
-// on before: an engine that saw a part might answer what must be refused.
+// on before: an engine that saw a part might answer what must be refused. A
+// TLS hello or the head of a request is read with them, in one system call.
 func (c *clientConn) recognise() error {
 	for {
-		proto := guard.ClassifyFirstBytes(c.first[:c.firstLen])
-		if proto != guard.Incomplete || c.firstLen == len(c.first) {
+		proto := guard.ClassifyFirstBytes(c.pre[:min(len(c.pre), firstBytes)])
+		if proto != guard.Incomplete || len(c.pre) >= firstBytes {
 			if !c.speaks(proto) {
+				c.dropPre()
 				return io.EOF
 			}
 			c.recognised = true
-			c.pre = append(c.first[:c.firstLen:c.firstLen], c.pre...)
 			return nil
 		}
-		room := c.first[c.firstLen:]
-		if len(c.pre) > 0 {
-			n := copy(room, c.pre)
-			c.firstLen, c.pre = c.firstLen+n, c.pre[n:]
-			continue
+		if c.preBuf == nil { // what the PROXY header was read with may be full
+			c.preBuf = c.srv.pools.heads.Get().(*[headBuffer]byte)
+			c.pre = append(c.preBuf[:0], c.pre...)
 		}
-		n, err := c.Conn.Read(room)
+		n, err := c.Conn.Read(c.preBuf[len(c.pre):])
 		c.in.Add(int64(n))
-		if c.firstLen += n; n == 0 && err != nil {
+		if c.pre = c.preBuf[:len(c.pre)+n]; n == 0 && err != nil {
+			c.dropPre()
 			return err
 		}
+	}
+}
+
+// dropPre gives the buffer of the first bytes back.
+func (c *clientConn) dropPre() {
+	c.pre = nil
+	if c.preBuf != nil {
+		c.srv.pools.heads.Put(c.preBuf)
+		c.preBuf = nil
 	}
 }
 
@@ -145,6 +157,9 @@ func (c *clientConn) refuse(reason string, s guard.Signal) {
 // Write gives the client stall time to take p. The deadline is moved only
 // when a part of it has passed: setting it costs more than a small write.
 func (c *clientConn) Write(p []byte) (int, error) {
+	if c.mute {
+		return len(p), nil
+	}
 	if c.stall > 0 {
 		now := time.Now()
 		if want := now.Add(c.stall).UnixNano(); want-c.writeLimit.Load() > int64(min(time.Second, c.stall/4)) {

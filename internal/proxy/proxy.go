@@ -232,6 +232,7 @@ func New(cfg Config, first *Snapshot) (*Server, error) {
 	if s.headLimit <= 0 {
 		s.headLimit = defaultHead
 	}
+	s.cfg.TLS = s.quietly(cfg.TLS)
 	s.Apply(first)
 	s.engine = s.serve
 	s.pools.init()

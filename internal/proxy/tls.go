@@ -44,6 +44,26 @@ func (s *Server) handshake(c *clientConn) *tls.Conn {
 	return tc
 }
 
+// quietly returns cfg with a change: who is refused for the name in the hello
+// gets no alert. A reset follows at once, which may overtake it anyway, and
+// sending it is a quarter of what the refusal costs. A guard that does not
+// enforce is for finding out; there the alert is sent.
+func (s *Server) quietly(cfg *tls.Config) *tls.Config {
+	if cfg == nil || cfg.GetConfigForClient == nil {
+		return cfg
+	}
+	choose := cfg.GetConfigForClient
+	cfg = cfg.Clone()
+	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		chosen, err := choose(hello)
+		if c, ok := hello.Conn.(*clientConn); ok && err != nil && s.cfg.Guard.Mode() == guard.Enforce {
+			_, c.mute = refusalClasses[handshakeClass(err)]
+		}
+		return chosen, err
+	}
+	return cfg
+}
+
 // serveTLS speaks what the handshake agreed on.
 func (s *Server) serveTLS(c *clientConn, tc *tls.Conn) {
 	state := tc.ConnectionState()
