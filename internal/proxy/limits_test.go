@@ -330,7 +330,9 @@ func TestRefusedHello(t *testing.T) {
 	}{{guard.Enforce, 0}, {guard.Detect, 7}, {guard.Off, 7}} {
 		r := start(t, options{limits: quick(patience), guard: guard.Config{Mode: tt.mode}})
 		_ = tls.Client(dialTCP(t, r.secure), &tls.Config{ServerName: "other.example"}).Handshake()
-		wait(t, "the end", func() bool { return r.metric("postern_connections_open") == 0 && r.metric("postern_received_bytes_total") > 0 })
+		wait(t, "the end", func() bool {
+			return r.metric("postern_connections_open") == 0 && r.metric("postern_received_bytes_total") > 0
+		})
 		if got := r.metric("postern_sent_bytes_total"); got != tt.want {
 			t.Errorf("mode %v: %v bytes sent, want %v", tt.mode, got, tt.want)
 		}
