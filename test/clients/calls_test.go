@@ -1,13 +1,17 @@
 package clients
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -444,6 +448,64 @@ func (f *forwarder) closeAll() {
 			_ = c.Close()
 		default:
 			return
+		}
+	}
+}
+
+// The policies of docs/callers.md are enough, and each names one action.
+func TestHelperPolicies(t *testing.T) {
+	page, err := os.ReadFile("../../docs/callers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	policies := map[string]string{}
+	for _, m := range regexp.MustCompile("(?s)```json\n(\\{\\s*\"Version\".*?)```").FindAllSubmatch(page, -1) {
+		var p struct{ Statement []struct{ Action string } }
+		if err := json.Unmarshal(m[1], &p); err != nil || len(p.Statement) != 1 {
+			t.Fatalf("%v in %s", err, m[1])
+		}
+		policies[p.Statement[0].Action] = string(m[1])
+	}
+	a := newAuthority(t)
+	for _, action := range []string{"sts:GetWebIdentityToken", "ssm:GetParameter", "s3:GetObject"} {
+		account := testnet.NewAWS(t)
+		account.Limit(t, account.Lambda, policies[action])
+		h := newHouse(t, a)
+		o := h.options()
+		doc := documentAt(h.host, h.port)
+		switch action {
+		case "sts:GetWebIdentityToken":
+			o.Audience = "https://mypi.duckdns.org"
+		case "ssm:GetParameter":
+			o.Parameter, o.DNS = "/postern/endpoint", map[string][]string{}
+			account.SetParameter(o.Parameter, string(doc))
+		case "s3:GetObject":
+			o.Bucket, o.Key, o.DNS = "my-bucket", "postern/endpoint.json", map[string][]string{}
+			account.SetObject(o.Bucket, o.Key, doc)
+		}
+		startHelper(t, "go", o, inAWS(account)...).works(helperCall{Method: "POST", Path: "/x", Body: "b"}, "POST")
+		if account.Calls(action) != 1 || account.Calls("refused") != 0 {
+			t.Errorf("%s: %d calls, refused %q", action, account.Calls(action), account.Refused())
+		}
+	}
+}
+
+// The handlers that docs/callers.md shows are those that the tests run.
+func TestDocumentedHandlers(t *testing.T) {
+	page, err := os.ReadFile("../../docs/callers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range []string{"../../examples/lambda/node/index.mjs", "../../examples/lambda/python/index.py", "testdata/lambda/main.go"} {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if at := bytes.Index(text, []byte("package main")); at > 0 {
+			text = text[at:]
+		}
+		if !bytes.Contains(page, text) {
+			t.Errorf("docs/callers.md does not show %s as it is", file)
 		}
 	}
 }
