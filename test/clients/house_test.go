@@ -39,7 +39,7 @@ callers:
   orders: {aws: {issuer: %q, ca: %q, audience: "https://home.test", role: %q, function: %q}}
   shop: {signature: {key_id: shop, secret: %q}}
 sites:
-  - {hosts: [home.test], callers: [orders, shop], upstream: %q}
+  - {hosts: [home.test, localhost], callers: [orders, shop], upstream: %q}
 `, aws.Issuer, aws.RootFile, testnet.AWSRole, testnet.AWSFunction, shopSecret, backend)
 	h.start()
 	t.Cleanup(func() { h.stop() })
@@ -48,7 +48,7 @@ sites:
 
 func (h *home) start() {
 	h.t.Helper()
-	text := fmt.Sprintf("listen: {http: \"\", https: \"127.0.0.1:%s\"}\nadmin: {listen: \"\"}\ndata: %q\nlog: {level: warn, access: false}\ntls: {issuer: local, on_demand: {allow: [home.test]}}\ngrace: 5s\n%s", h.port, h.data, h.extra)
+	text := fmt.Sprintf("listen: {http: \"\", https: \"127.0.0.1:%s\"}\nadmin: {listen: \"\"}\ndata: %q\nlog: {level: warn, access: false}\ntls: {issuer: local, on_demand: {allow: [home.test, localhost]}}\ngrace: 5s\n%s", h.port, h.data, h.extra)
 	cfg, err := config.Parse("test.yaml", []byte(text), func(string) (string, bool) { return "", false })
 	if err != nil {
 		h.t.Fatal(err)
