@@ -426,6 +426,9 @@ func unchangeable(old, next *config.Config) error {
 	if old.Limits.HeaderTimeout != next.Limits.HeaderTimeout {
 		restart("limits.header_timeout")
 	}
+	if old.Limits.CallerIdleTimeout != next.Limits.CallerIdleTimeout && next.HTTP3 {
+		restart("limits.caller_idle_timeout")
+	}
 	if old.Limits.IdleTimeout != next.Limits.IdleTimeout {
 		restart("limits.idle_timeout")
 	}

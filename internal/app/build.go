@@ -24,6 +24,7 @@ type built struct {
 	limiters map[string]*sharedLimiter
 	quotas   map[string]*sharedQuota
 	gates    map[string]*proxy.RouteGate
+	rates    map[string]config.Quota // of callers
 }
 
 type sharedPool struct {
@@ -58,12 +59,13 @@ func build(cfg *config.Config, before *built, p parts) (*built, error) {
 		Access:    p.access,
 		LogQuery:  cfg.Log.Query,
 		Limits: proxy.Limits{
-			Header:    int(cfg.Limits.Header),
-			Handshake: cfg.Limits.HandshakeTimeout,
-			HeaderIn:  cfg.Limits.HeaderTimeout,
-			Idle:      cfg.Limits.IdleTimeout,
-			Stall:     cfg.Limits.StallTimeout,
-			Grace:     cfg.Grace,
+			Header:     int(cfg.Limits.Header),
+			Handshake:  cfg.Limits.HandshakeTimeout,
+			HeaderIn:   cfg.Limits.HeaderTimeout,
+			Idle:       cfg.Limits.IdleTimeout,
+			CallerIdle: cfg.Limits.CallerIdleTimeout,
+			Stall:      cfg.Limits.StallTimeout,
+			Grace:      cfg.Grace,
 		},
 		Rates:  b.addressRates(p.guard, &cfg.Guard, before),
 		Total:  b.quota("all", "total", guard.LimitTotalRate, cfg.Guard.Limits.Total, before),
@@ -73,6 +75,7 @@ func build(cfg *config.Config, before *built, p parts) (*built, error) {
 	if snap.Callers, err = callerBook(p.callers, cfg); err != nil {
 		return nil, err
 	}
+	snap.Accounts = b.accounts(cfg, before)
 	b.snapshot = snap
 	var table []route.Site
 	for i := range cfg.Sites {

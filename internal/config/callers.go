@@ -1,6 +1,9 @@
 package config
 
-import "strings"
+import (
+	"strings"
+	"time"
+)
 
 // Callers are the known callers, by their names. The name is what backends,
 // the log and the metrics call them: lower-case letters, digits, "-" and "_".
@@ -34,6 +37,15 @@ type Caller struct {
 	// Tokens (JWT) of any other issuer, such as Cognito, GitHub Actions or
 	// Cloudflare Access. Absent: none are taken.
 	JWT *JWTCaller `yaml:"jwt"`
+
+	// What it may use. Absent: as much as it likes.
+	Quota *Quota `yaml:"quota"`
+
+	// How long it waits for the head of an answer, if a request does not say
+	// (Prefer: wait=SECONDS, RFC 7240): then it hears 504 instead of nothing.
+	// AWS gives a new Lambda function 3 s; raise this with its timeout. 0s:
+	// as long as the route waits for its backends. Default 2500ms.
+	Wait time.Duration `yaml:"wait"`
 
 	// Whether the backend gets what the caller proved itself with. Otherwise
 	// the field that held the key or token is taken out of the request.

@@ -318,6 +318,7 @@ func (c *checker) limits() {
 	})
 	c.atLeastTime("limits.header_timeout", l.HeaderTimeout, least)
 	c.atLeastTime("limits.idle_timeout", l.IdleTimeout, least)
+	c.atLeastTime("limits.caller_idle_timeout", l.CallerIdleTimeout, least)
 	c.atLeastTime("limits.stall_timeout", l.StallTimeout, least)
 	c.atLeastTime("limits.handshake_timeout", l.HandshakeTimeout, least)
 	c.at("limits", func() {

@@ -47,6 +47,10 @@ func (c *checker) callerName(at, name string) {
 
 func (c *checker) caller(at string, caller *Caller, taken map[string]string) {
 	c.keyHashes(at+".api_key_hash", caller.APIKeyHash, taken)
+	c.notNegative(at+".wait", caller.Wait)
+	if q := caller.Quota; q != nil && !c.isBroken(at+".quota") {
+		c.quota(at+".quota", q)
+	}
 	if a := caller.AWS; a != nil && !c.broken[at+".aws"] {
 		c.awsCaller(at+".aws", a)
 	}

@@ -372,8 +372,12 @@ type Limits struct {
 	HeaderTimeout time.Duration `yaml:"header_timeout"`
 
 	// How long a client's connection may be idle between requests. Default
-	// 60s.
+	// 30s.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
+
+	// The same for a connection that a known caller has used: a Lambda that
+	// was frozen between two calls finds it again. Default 10m.
+	CallerIdleTimeout time.Duration `yaml:"caller_idle_timeout"`
 
 	// How long a body, either way, may go without progress. Default 30s.
 	StallTimeout time.Duration `yaml:"stall_timeout"`

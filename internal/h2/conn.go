@@ -74,9 +74,10 @@ type Conn struct {
 	timer      *time.Timer
 	due        time.Time // when timer fires; zero: it is not set
 	start      time.Time
-	served     bool      // a request came
-	idleSince  time.Time // zero while a stream is open
-	blockSince time.Time // the head being received began; zero: none is
+	served     bool          // a request came
+	rest       time.Duration // instead of Config's IdleTimeout; 0: that
+	idleSince  time.Time     // zero while a stream is open
+	blockSince time.Time     // the head being received began; zero: none is
 }
 
 type goawayStage uint8
@@ -115,6 +116,22 @@ func (s *Server) NewConn(nc net.Conn) *Conn {
 	c.dec = hpack.NewDecoder(maxPeerTable, c.onField)
 	c.dec.SetMaxStringLength(s.cfg.MaxHeaderList)
 	return c
+}
+
+// SetIdle changes Config.IdleTimeout for this connection; d must be positive.
+// It may be called at any time.
+func (c *Conn) SetIdle(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.rest = d
+}
+
+// idleTimeout is how long the connection may rest. mu is held.
+func (c *Conn) idleTimeout() time.Duration {
+	if c.rest > 0 {
+		return c.rest
+	}
+	return c.cfg.IdleTimeout
 }
 
 // NetConn returns the connection below.
@@ -483,7 +500,7 @@ func (c *Conn) onTimer() {
 			c.stop(&ConnError{EnhanceYourCalm, "request head took too long"})
 		}
 	}
-	if d := c.cfg.IdleTimeout; d > 0 && !c.idleSince.IsZero() && c.handlers == 0 {
+	if d := c.idleTimeout(); d > 0 && !c.idleSince.IsZero() && c.handlers == 0 {
 		if now.Sub(c.idleSince) >= d {
 			c.appendGoAway(c.taken, NoError)
 			c.stop(nil)

@@ -375,7 +375,7 @@ func (c *Conn) remove(st *Stream, by closer) {
 	c.gone.add(st.id, by)
 	if len(c.streams) == 0 {
 		c.idleSince = time.Now()
-		c.arm(c.cfg.IdleTimeout, c.idleSince)
+		c.arm(c.idleTimeout(), c.idleSince)
 		c.maybeDone()
 	}
 }

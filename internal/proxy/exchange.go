@@ -76,12 +76,13 @@ type exchange struct {
 	id      string     // the request id
 
 	// Who calls, set by identify.
-	caller *caller.Identity // nil: a stranger
-	denied caller.Failure   // why the credentials made nobody known
-	spent  caller.Spent     // what held the secret
-	holds  bool             // the body was read as a whole, into held
-	held   []byte
-	taken  int64 // of Server.signed
+	caller  *caller.Identity // nil: a stranger
+	denied  caller.Failure   // why the credentials made nobody known
+	spent   caller.Spent     // what held the secret
+	account *Account         // nil: nothing is booked
+	holds   bool             // the body was read as a whole, into held
+	held    []byte
+	taken   int64 // of Server.signed
 
 	// What came of it.
 	site    *Site  // nil: the host is not configured

@@ -34,6 +34,9 @@ func (m *stdMessage) toUpstream(x *exchange, rt *Route, out *http.Request, hints
 	if rt.HashBy != nil {
 		ctx = upstream.WithKey(ctx, x.balanceKey(rt))
 	}
+	if until := x.until(); !until.IsZero() {
+		ctx = upstream.WithUntil(ctx, until)
+	}
 	x.trace = newTrace()
 	out = out.WithContext(upstream.WithTrace(ctx, x.trace))
 

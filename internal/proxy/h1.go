@@ -199,6 +199,9 @@ func (s *Server) awaitByte(c *clientConn, nc net.Conn, armed time.Time, brief bo
 func (s *Server) restUntil(c *clientConn, armed time.Time) (want time.Time, change bool) {
 	limits := &s.snap.Load().Limits
 	wait := limits.Idle
+	if c.known.Load() {
+		wait = limits.CallerIdle
+	}
 	if c.requests.Load() == 0 {
 		wait = limits.HeaderIn
 	}
@@ -530,6 +533,10 @@ func (h *h1) answer(x *exchange, a answer) {
 	h.flush()
 }
 
+// keepAliveHint is how long known callers are told that a connection is kept,
+// which it is for longer.
+const keepAliveHint = 50 * time.Second
+
 // endHead says what becomes of the connection and ends the head.
 func (h *h1) endHead() {
 	switch {
@@ -537,6 +544,10 @@ func (h *h1) endHead() {
 		h.out = append(h.out, "Connection: close\r\n"...)
 	case h.req.Minor == 0:
 		h.out = append(h.out, "Connection: keep-alive\r\n"...)
+	case h.conn.known.Load() && h.s.snap.Load().Limits.CallerIdle >= keepAliveHint:
+		// A client that heeds it does not meet a connection that is being
+		// closed; Node's agent does.
+		h.out = append(h.out, "Connection: keep-alive\r\nKeep-Alive: timeout=50\r\n"...)
 	}
 	h.out = append(h.out, "\r\n"...)
 }

@@ -98,6 +98,7 @@ func (h *h1) forward(x *exchange, rt *Route) {
 		return
 	}
 	h.wreq.Key = x.balanceKey(rt)
+	h.wreq.Until = x.until()
 	if rt.Mirror != nil && h.upgrading() == nil {
 		x.mirror(rt, h.wreq.Head, h.wreq.Body, h.wreq.More == nil)
 	}

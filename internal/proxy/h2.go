@@ -232,6 +232,7 @@ func (m *h2Message) forward(x *exchange, rt *Route) {
 	}
 	m.wreq.Head = m.appendHead(m.wreq.Head[:0], x, path)
 	m.wreq.Key = x.balanceKey(rt)
+	m.wreq.Until = x.until()
 	if rt.Mirror != nil {
 		x.mirror(rt, m.wreq.Head, m.wreq.Body, m.wreq.More == nil)
 	}

@@ -170,8 +170,8 @@ func (s *Server) trackQUIC(e *quicEngine) bool {
 // could be a replay, and backends are not told.
 func quicConfig(limits Limits) *quic.Config {
 	return &quic.Config{
-		HandshakeIdleTimeout:           limits.Handshake / 2, // quic-go ends a handshake after twice this
-		MaxIdleTimeout:                 limits.Idle,
+		HandshakeIdleTimeout:           limits.Handshake / 2,                    // quic-go ends a handshake after twice this
+		MaxIdleTimeout:                 longest(limits.Idle, limits.CallerIdle), // patience ends strangers' sooner
 		KeepAlivePeriod:                quicKeepAlive,
 		MaxIncomingStreams:             quicStreams,
 		MaxIncomingUniStreams:          quicUniStreams,

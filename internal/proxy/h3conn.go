@@ -210,6 +210,9 @@ func entered(ctx context.Context, _ *quic.Conn) context.Context {
 func (q *quicConn) patience() time.Duration {
 	limits := q.engine.s.snap.Load().Limits
 	d := limits.Idle
+	if q.client.known.Load() {
+		d = limits.CallerIdle
+	}
 	if q.client.requests.Load() == 0 {
 		d = limits.HeaderIn
 	}

@@ -33,6 +33,9 @@ func (x *exchange) identify() bool {
 		}
 	}
 	x.caller, x.denied, x.spent = res.Identity, res.Failure, spent
+	if x.caller != nil {
+		x.welcome()
+	}
 	return true
 }
 
@@ -79,11 +82,8 @@ func (x *exchange) List(name string) []string { return x.msg.list(name) }
 // are the application's own where everybody may.
 func (x *exchange) permit() bool {
 	access := x.route.Callers
-	if access == nil {
-		return true
-	}
-	if access.Allows(x.caller) {
-		return true
+	if access == nil || access.Allows(x.caller) {
+		return x.charge()
 	}
 	if x.caller != nil {
 		x.problem(http.StatusForbidden, "caller_not_allowed", "This address is for other callers.")

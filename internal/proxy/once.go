@@ -200,7 +200,7 @@ func (m *stdMessage) first(x *exchange, rt *Route, out *http.Request, body []byt
 		ctx = upstream.WithKey(ctx, x.balanceKey(rt))
 	}
 	x.trace = newTrace()
-	ctx = upstream.WithTrace(upstream.WithRepeatable(ctx), x.trace)
+	ctx = upstream.WithTrace(upstream.WithRepeatable(ctx), x.trace) // without x.until: it is worth something to who comes again
 	out.Body, out.ContentLength, out.Trailer = nil, int64(len(body)), nil
 	if len(body) > 0 {
 		out.Body = io.NopCloser(bytes.NewReader(body))

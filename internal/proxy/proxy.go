@@ -85,6 +85,10 @@ type Snapshot struct {
 	// there is none.
 	HTTPSPort int
 
+	// Accounts are what known callers may use, by name; none for those
+	// without a bound.
+	Accounts map[string]*Account
+
 	// Access gets one line for each request; nil: none.
 	Access *slog.Logger
 	// LogQuery adds the query string to the access line.
@@ -96,12 +100,13 @@ const defaultHead = 32 << 10
 
 // Limits bounds what one client may use. A zero duration means no bound.
 type Limits struct {
-	Header    int // bytes of a request head; 0: 32 KiB
-	Handshake time.Duration
-	HeaderIn  time.Duration // for the head of a request
-	Idle      time.Duration // between requests
-	Stall     time.Duration // without progress of a body, either way
-	Grace     time.Duration // for requests in flight on an HTTP/3 listener that is closed; 0: none
+	Header     int // bytes of a request head; 0: 32 KiB
+	Handshake  time.Duration
+	HeaderIn   time.Duration // for the head of a request
+	Idle       time.Duration // between requests
+	CallerIdle time.Duration // the same after a request of a known caller
+	Stall      time.Duration // without progress of a body, either way
+	Grace      time.Duration // for requests in flight on an HTTP/3 listener that is closed; 0: none
 }
 
 // HTTPMode says what a site does with clear-text requests.

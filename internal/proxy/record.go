@@ -19,6 +19,7 @@ const (
 func (x *exchange) record() {
 	x.conn.inFlight.Add(-1)
 	x.leave()
+	x.settle()
 	x.s.metrics.inFlight.Dec()
 	if x.taken > 0 {
 		x.s.signed.Add(-x.taken)

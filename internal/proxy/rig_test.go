@@ -90,6 +90,7 @@ type options struct {
 	book      *caller.Book
 
 	clientAuth tls.ClientAuthType
+	accounts   map[string]*Account
 }
 
 // testSite is a site and the hosts and methods its table needs.
@@ -168,7 +169,7 @@ func (r *rig) snapshot(o options) *Snapshot {
 		r.t.Fatal(err)
 	}
 	return &Snapshot{
-		Table: tb, Sites: sites, Trusted: o.trusted, Rates: []*Rate{o.rate}, Limits: o.limits, Callers: o.book, HTTPSPort: o.httpsPort,
+		Table: tb, Sites: sites, Trusted: o.trusted, Rates: []*Rate{o.rate}, Limits: o.limits, Callers: o.book, Accounts: o.accounts, HTTPSPort: o.httpsPort,
 		Access: slog.New(slog.NewTextHandler(r.access, nil)), LogQuery: o.logQuery,
 	}
 }

@@ -33,7 +33,7 @@ func (t *trip) hold() (bool, error) {
 			return false, nil
 		}
 		p.cfg.Metrics.hold(1)
-		t.wait.until = now.Add(p.cfg.Hold)
+		t.wait.until = sooner(now.Add(p.cfg.Hold), t.until)
 		t.wait.gone = make(chan struct{}, 1)
 		gone := t.wait.gone
 		t.wait.stop = t.via.watch(func() {

@@ -30,7 +30,9 @@ type trip struct {
 	tried   []bool // backends that are not to be tried now; nil while there are none
 	want    want
 	resends int
-	tries   int       // attempts whose requests may have reached a backend
+	tries   int // attempts whose requests may have reached a backend
+	start   time.Time
+	until   time.Time // when the client stops waiting for the head of the answer; zero: it does not say
 	total   time.Time // when the time of all tries is over; zero: there is no such limit, or nothing was sent yet
 	wait    waiting
 }
@@ -123,7 +125,17 @@ func (v *roundTrip) idempotent() bool {
 	return repeatable || idempotent(v.r.Method)
 }
 
-type repeatKey struct{}
+type (
+	repeatKey struct{}
+	untilKey  struct{}
+)
+
+// WithUntil returns a context that tells RoundTrip when the client stops
+// waiting for the head of the answer: later than that, the answer is a
+// TimeoutError. The body has no such limit.
+func WithUntil(ctx context.Context, t time.Time) context.Context {
+	return context.WithValue(ctx, untilKey{}, t)
+}
 
 // WithRepeatable returns a context that says of a request what its method does
 // not: that it may be repeated, because the application, told by an
@@ -159,10 +171,11 @@ func (v *roundTrip) drop() {
 func (p *Pool) RoundTrip(r *http.Request) (*http.Response, error) {
 	start := time.Now()
 	v := &roundTrip{r: r, body: newReplayBody(r)}
-	t := trip{p: p, ctx: r.Context(), via: v, tr: traceOf(r.Context()), turn: p.turn.Add(1) - 1}
+	t := trip{p: p, ctx: r.Context(), start: start, via: v, tr: traceOf(r.Context()), turn: p.turn.Add(1) - 1}
 	if p.cfg.Balance == Hash {
 		t.key = keyOf(r.Context())
 	}
+	t.until, _ = r.Context().Value(untilKey{}).(time.Time)
 	t.want.h1 = len(r.Header["Upgrade"]) > 0
 	// A body that does not fit the replay buffer must not meet a connection
 	// that the backend is just closing.
@@ -272,12 +285,25 @@ func (t *trip) on(b *backend, probe bool) (next bool, err error) {
 	}
 }
 
+// end is when the time for the whole request is over, for backends and client
+// together; zero: never.
+func (t *trip) end() time.Time { return sooner(t.total, t.until) }
+
+// sooner is the earlier of two times; zero stands for never.
+func sooner(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
 // open gets a connection to b, in the time that is left.
 func (t *trip) open(b *backend) error {
-	if t.total.IsZero() {
+	end := t.end()
+	if end.IsZero() {
 		return t.via.open(t.ctx, b, t.want)
 	}
-	ctx, cancel := context.WithDeadline(t.ctx, t.total)
+	ctx, cancel := context.WithDeadline(t.ctx, end)
 	defer cancel()
 	return t.via.open(ctx, b, t.want)
 }
@@ -287,18 +313,33 @@ func (t *trip) open(b *backend) error {
 // the first try is found to have taken all of its own.
 func (t *trip) limit() time.Time {
 	cfg := &t.p.cfg
-	if cfg.Try <= 0 || cfg.Response <= 0 {
-		return time.Time{}
-	}
-	if t.tries > 0 {
-		return t.total
+	switch {
+	case cfg.Try <= 0 || cfg.Response <= 0:
+		return t.until
+	case t.tries > 0:
+		return t.end()
 	}
 	t.total = time.Now().Add(cfg.Response)
-	return time.Time{}
+	return t.until
 }
 
 // overdue reports whether the time of all tries is over.
-func (t *trip) overdue() bool { return !t.total.IsZero() && !time.Now().Before(t.total) }
+func (t *trip) overdue() bool {
+	end := t.end()
+	return !end.IsZero() && !time.Now().Before(end)
+}
+
+// after is the limit that was reached: the client's, or else limit.
+func (t *trip) after(limit time.Duration) time.Duration {
+	if t.impatient() {
+		return t.until.Sub(t.start).Round(time.Millisecond)
+	}
+	return limit
+}
+
+// impatient reports whether it was the client's time that is over, which says
+// nothing about a backend.
+func (t *trip) impatient() bool { return !t.until.IsZero() && !time.Now().Before(t.until) }
 
 // answered deals with an answer's head.
 func (t *trip) answered(b *backend) (next bool, err error) {
@@ -324,7 +365,7 @@ func (t *trip) answered(b *backend) (next bool, err error) {
 // failed deals with an attempt that came to nothing after its request was
 // sent, perhaps in part.
 func (t *trip) failed(b *backend, x exchange, err error) (next bool, _ error) {
-	if isResponseError(err) || x.late != "" && t.ctx.Err() == nil {
+	if isResponseError(err) || x.late != "" && t.ctx.Err() == nil && !t.impatient() {
 		t.p.judge(b, true)
 	}
 	if t.p.cfg.Retry == nil && t.p.cfg.Hold <= 0 {
@@ -361,7 +402,7 @@ func (t *trip) notReached(b *backend, err error) (next bool, _ error) {
 		return false, e
 	}
 	if t.overdue() { // which says nothing about b
-		err = &TimeoutError{Target: b.text, Phase: "response", After: t.p.cfg.Response, Err: err}
+		err = &TimeoutError{Target: b.text, Phase: "response", After: t.after(t.p.cfg.Response), Err: err}
 		t.p.cfg.Metrics.attempt(b.text, Class(err))
 		return false, err
 	}
@@ -405,7 +446,7 @@ func (t *trip) failure(b *backend, x exchange) error {
 	case x.late == "response" && !t.overdue():
 		return &TimeoutError{Target: b.text, Phase: x.late, After: t.p.cfg.oneTry(), Err: x.err}
 	case x.late != "":
-		return &TimeoutError{Target: b.text, Phase: x.late, After: t.p.cfg.Response, Err: x.err}
+		return &TimeoutError{Target: b.text, Phase: x.late, After: t.after(t.p.cfg.Response), Err: x.err}
 	case x.unsent:
 		return &RequestError{Target: b.text, Err: x.err}
 	}

@@ -21,6 +21,11 @@ type WireRequest struct {
 	// Key is what a pool that balances by Hash goes by.
 	Key uint64
 
+	// Until is when the client stops waiting for the head of the answer:
+	// later than that, Wire returns a TimeoutError. The body has no such
+	// limit. Zero: the client does not say.
+	Until time.Time
+
 	// IsHead says that the method is HEAD, whose answers have no body.
 	IsHead bool
 
@@ -154,7 +159,7 @@ func (p *Pool) Wire(ctx context.Context, q *WireRequest, res *WireResponse, tr *
 	}
 	*tr = Trace{}
 	v.q, v.head, v.link, v.bad = q, &res.Response, nil, nil
-	t := trip{p: p, ctx: ctx, via: v, tr: tr, turn: p.turn.Add(1) - 1, key: q.Key}
+	t := trip{p: p, ctx: ctx, start: start, via: v, tr: tr, turn: p.turn.Add(1) - 1, key: q.Key, until: q.Until}
 	t.want = want{h1: true, fresh: !v.replayable()}
 	err := t.run()
 	v.q = nil
