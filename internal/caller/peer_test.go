@@ -163,7 +163,7 @@ func TestCertificateAttacks(t *testing.T) {
 		{"for servers", []*x509.Certificate{make(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, own.cert, own.key)}, BadCertificate},
 		{"of another caller by its URI", []*x509.Certificate{make(func(c *x509.Certificate) { c.URIs = []*url.URL{{Scheme: "postern", Opaque: "caller/ph"}} }, own.cert, own.key)}, NotListed},
 		{"of us, not remembered", []*x509.Certificate{make(func(c *x509.Certificate) { c.SerialNumber = big.NewInt(7) }, own.cert, own.key)}, RevokedCert},
-		{"the authority itself", []*x509.Certificate{own.cert}, BadCertificate},
+		{"the authority itself", []*x509.Certificate{own.cert}, NotListed},
 	} {
 		if res := d.peer(now, tc.chain...); res.Identity != nil || res.Failure != tc.want {
 			t.Errorf("%s: %v, identity %v, want %v", tc.name, res.Failure, res.Identity, tc.want)

@@ -106,7 +106,8 @@ func (d *desk) bearer(token string, now time.Time) Result {
 // known waits until the issuer's keys are there.
 func (d *desk) known(issuer string) {
 	d.t.Helper()
-	d.await("the issuer's keys", func() bool { return d.book.issuers[issuer].keys.keys.Load() != nil })
+	keys := d.book.issuers[issuer].keys
+	d.await("the issuer's keys", func() bool { return keys.keys.Load() != nil && !keys.fetching() })
 }
 
 func (d *desk) await(what string, ok func() bool) {
@@ -391,10 +392,6 @@ func TestUnknownKidsCauseNoStorm(t *testing.T) {
 	a := testnet.NewAWS(t)
 	d := newDesk(t, t.TempDir(), synced, orders(a))
 	d.known(a.Issuer)
-	d.await("the end of the fetch", func() bool {
-		at, _ := d.book.issuers[a.Issuer].keys.status()
-		return !at.IsZero() && !d.book.issuers[a.Issuer].keys.fetching()
-	})
 	before := a.Calls("issuer")
 	rsaKey, ecKey := a.Keys()
 	var wg sync.WaitGroup
