@@ -26,6 +26,7 @@ import (
 //
 //	postern [-as NAME] [KEY=VALUE...] ARGS...   start it, wait until it serves; sets HTTP, HTTPS, ADMIN
 //	starts CODE [KEY=VALUE...] PROGRAM ARGS...  run it to its end, want the exit code, or one of several (0|1)
+//	keep NAME                                   set NAME to what was printed to standard output
 //	signal [NAME] TERM|INT|HUP|USR1             send a signal
 //	exits [NAME] CODE                           wait for its end, want the exit code
 //	[!] log [-in NAME] REGEXP                   wait for it in what comes next; !: it is nowhere so far
@@ -42,6 +43,7 @@ import (
 var commands = map[string]func(*testscript.TestScript, bool, []string){
 	"postern":  cmdPostern,
 	"starts":   cmdStarts,
+	"keep":     cmdKeep,
 	"signal":   cmdSignal,
 	"exits":    cmdExits,
 	"log":      cmdLog,
@@ -250,6 +252,13 @@ func (s *scene) backend(ts *testscript.TestScript, args []string) *backend {
 		ts.Fatalf("want the name of a backend, got %q", args)
 	}
 	return s.backends[args[0]]
+}
+
+func cmdKeep(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: keep NAME")
+	}
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
 
 func cmdHolds(ts *testscript.TestScript, neg bool, args []string) {

@@ -92,7 +92,7 @@ With a file: proxy run -c postern.yaml`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w; `%s --help` lists the flags", err, cmd.CommandPath())
 	})
-	root.AddCommand(newRun(), newValidate(), newDemo(), newHealth(), newDoctor(), withBackup(newCerts()), newBan(), newImport(), newNotify(), newVersion(), newCompletion())
+	root.AddCommand(newRun(), newValidate(), newDemo(), newHealth(), newDoctor(), withBackup(newCerts()), newBan(), newCaller(), newImport(), newNotify(), newVersion(), newCompletion())
 	return root
 }
 

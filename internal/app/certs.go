@@ -101,7 +101,7 @@ type Asked struct {
 
 // adminRoutes are the requests of the private API.
 func (a *App) adminRoutes() []admin.Route {
-	return append(a.banRoutes(), []admin.Route{
+	return append(append(a.banRoutes(), a.callerRoutes()...), []admin.Route{
 		{Method: http.MethodGet, Path: "/certs", Do: func(*http.Request) (any, error) { return newCerts(a.certs.Status()), nil }},
 		{Method: http.MethodPost, Path: "/certs/renew", Do: a.renewCert},
 		{Method: http.MethodPost, Path: "/doctor", Do: func(r *http.Request) (any, error) { return a.examineNow(r.Context()), nil }},

@@ -49,6 +49,8 @@ type Registry struct {
 	sets map[source]*keySet // guarded by mu
 
 	authority *authority // guarded by mu; nil: not opened yet
+
+	watch watch
 }
 
 // New returns a Registry. It reads its files, starts no goroutine and touches

@@ -107,7 +107,7 @@ func (s *Store) RotateKey(caller string, overlap time.Duration, expires, now tim
 	err = s.change(now, func(f *storeFile) error {
 		newest := -1
 		for i := range f.Keys {
-			if k := &f.Keys[i]; k.Caller == caller && k.live(now) && (newest < 0 || k.Created.After(f.Keys[newest].Created)) {
+			if k := &f.Keys[i]; k.Caller == caller && k.live(now) && (newest < 0 || !k.Created.Before(f.Keys[newest].Created)) {
 				newest = i
 			}
 		}

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -35,14 +36,23 @@ func (c *checker) callers() {
 }
 
 func (c *checker) callerName(at, name string) {
+	if err := CheckCallerName(name); err != nil {
+		c.errorf(at, "%v", err)
+	}
+}
+
+// CheckCallerName reports what is wrong with the name of a caller, and the way
+// out.
+func CheckCallerName(name string) error {
 	switch {
 	case name == AnyCaller || name == "none":
-		c.errorf(at, "%q means everybody or nobody where callers are listed; choose another name", name)
+		return fmt.Errorf("%q means everybody or nobody where callers are listed; choose another name", name)
 	case name == "" || len(name) > 64 || strings.ContainsFunc(name, func(r rune) bool {
 		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && r != '-' && r != '_'
 	}):
-		c.errorf(at, "%q is no name for a caller, want up to 64 lower-case letters, digits, \"-\" and \"_\"", name)
+		return fmt.Errorf("%q is no name for a caller, want up to 64 lower-case letters, digits, \"-\" and \"_\"", name)
 	}
+	return nil
 }
 
 func (c *checker) caller(at string, caller *Caller, taken map[string]string) {

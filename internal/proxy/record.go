@@ -46,6 +46,9 @@ func (x *exchange) record() {
 	if x.caller != nil {
 		x.caller.Answered(x.status)
 	}
+	if book := x.snap.Callers; book != nil && book.Watched(x.start) {
+		x.tellWatchers(book, took)
+	}
 	if x.verdict != "" {
 		x.s.metrics.verdicts.WithLabelValues(x.verdict).Inc()
 	}
@@ -95,6 +98,24 @@ func (x *exchange) accessLine(rm *routeMetrics, took time.Duration) {
 	}
 	// The line is written whatever became of the request's own context.
 	x.snap.Access.LogAttrs(context.Background(), slog.LevelInfo, "request", attrs...)
+}
+
+// tellWatchers shows the request to who watches the callers, if it has to do
+// with them.
+func (x *exchange) tellWatchers(book *caller.Book, took time.Duration) {
+	if x.caller == nil && x.denied == caller.NoCredentials && (x.route == nil || x.route.Callers == nil) {
+		return
+	}
+	e := caller.Event{
+		Time: x.start, Client: x.client.String(), Status: x.status, TookMS: ms(took),
+		Request: bounded(x.method) + " " + bounded(x.rawHost) + bounded(x.path),
+	}
+	if id := x.caller; id != nil {
+		e.Caller, e.Method = id.Name, id.Method.String()
+	} else {
+		e.Failure = x.denied.String()
+	}
+	book.Note(e)
 }
 
 // bounded cuts what a stranger sent to a length a log line bears.
