@@ -23,6 +23,15 @@ const chunk = 512
 // mangle and every firewall's filter.
 const priority = nftables.ChainPriority(-300)
 
+// The ids by which rules find sets that are made in the same message; any will
+// do. Without one the library takes the next number of a variable of its own,
+// which two goroutines must not do at once.
+const (
+	tcpSet = 1 + iota
+	udpSet
+	firstSet
+)
+
 // The protocols of packets (IANA protocol numbers) and the families of
 // nftables (linux/netfilter.h).
 const (
@@ -62,12 +71,12 @@ func openTable(netns int) (*table, error) {
 	t := &table{conn: conn, table: &nftables.Table{Family: nftables.TableFamilyINet, Name: "postern"}}
 	t.banned = &nftables.Chain{Name: "banned", Table: t.table}
 	t.sets = make(map[form]*nftables.Set)
-	for _, f := range forms {
+	for i, f := range forms {
 		kind := nftables.TypeIPAddr
 		if f.v6 {
 			kind = nftables.TypeIP6Addr
 		}
-		t.sets[f.form] = &nftables.Set{Table: t.table, Name: f.set, KeyType: kind, HasTimeout: true, Size: maxBanned}
+		t.sets[f.form] = &nftables.Set{Table: t.table, ID: firstSet + uint32(i), Name: f.set, KeyType: kind, HasTimeout: true, Size: maxBanned}
 	}
 	return t, nil
 }
@@ -105,10 +114,11 @@ func (t *table) replace(p ports) error {
 	}
 	for _, l := range []struct {
 		name  string
+		id    uint32
 		proto byte
 		ports []uint16
-	}{{"tcp", protoTCP, p.tcp}, {"udp", protoUDP, p.udp}} {
-		set := &nftables.Set{Table: t.table, Name: l.name, KeyType: nftables.TypeInetService}
+	}{{"tcp", tcpSet, protoTCP, p.tcp}, {"udp", udpSet, protoUDP, p.udp}} {
+		set := &nftables.Set{Table: t.table, ID: l.id, Name: l.name, KeyType: nftables.TypeInetService}
 		var elements []nftables.SetElement
 		for _, port := range l.ports {
 			elements = append(elements, nftables.SetElement{Key: binaryutil.BigEndian.PutUint16(port)})
