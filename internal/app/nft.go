@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"net"
+	"net/netip"
 	"strconv"
 	"time"
 
@@ -20,10 +21,11 @@ type kernelDrop struct {
 
 // newKernelDrop makes it; startKernelDrop starts it.
 func (a *App) newKernelDrop() {
-	// A ban next to an address that is never banned, in the same /64 say, is
-	// for the guard alone.
+	// A ban next to an address that is never banned, or is AWS's, in the same
+	// /64 say, is for the guard alone.
+	spares := func(p netip.Prefix) bool { return a.guard.Spares(p, time.Now()) || a.aws.Overlaps(p) }
 	a.kernel = &kernelDrop{drop: nft.New(nft.Config{
-		Bans: a.droppable, Spares: a.guard.Spares, Log: a.log, Registerer: a.registry,
+		Bans: a.droppable, Spares: spares, Log: a.log, Registerer: a.registry,
 	})}
 }
 

@@ -54,6 +54,29 @@ func (s *Set) Has(a netip.Addr) bool {
 	return false
 }
 
+// Overlaps reports whether p has an address that is in the set. It allocates
+// nothing.
+func (s *Set) Overlaps(p netip.Prefix) bool {
+	p = p.Masked()
+	switch {
+	case !p.IsValid():
+		return false
+	case p.Addr().Is4():
+		b := p.Addr().As4()
+		first := uint64(binary.BigEndian.Uint32(b[:]))
+		return meets(s.v4, span{first, first | (1<<(32-p.Bits()) - 1)})
+	}
+	b := p.Addr().As16()
+	first := binary.BigEndian.Uint64(b[:8])
+	return meets(s.v6, span{first, first | (1<<(64-min(p.Bits(), 64)) - 1)})
+}
+
+// meets reports whether a number of want is in spans.
+func meets(spans []span, want span) bool {
+	i, found := slices.BinarySearchFunc(spans, want.first, func(s span, n uint64) int { return cmp.Compare(s.last, n) })
+	return found || i < len(spans) && spans[i].first <= want.last
+}
+
 func has(spans []span, n uint64) bool {
 	lo, hi := 0, len(spans)
 	for lo < hi {

@@ -21,6 +21,22 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
+func TestOverlaps(t *testing.T) {
+	s := newSet([]netip.Prefix{netip.MustParsePrefix("192.0.2.64/26"), netip.MustParsePrefix("255.255.255.0/24"), netip.MustParsePrefix("2001:db8:0:10::/60")})
+	for p, want := range map[string]bool{
+		"192.0.2.0/24": true, "192.0.2.64/32": true, "192.0.2.127/32": true, "192.0.2.63/32": false, "192.0.2.128/32": false, "192.0.2.128/25": false,
+		"192.0.0.0/16": true, "0.0.0.0/0": true, "255.255.255.255/32": true, "255.255.254.0/24": false, "192.0.3.0/24": false,
+		"2001:db8::/48": true, "2001:db8:0:10::/64": true, "2001:db8:0:1f::/64": true, "2001:db8:0:20::/64": false, "2001:db8:1::/48": false, "::/0": true,
+	} {
+		if got := s.Overlaps(netip.MustParsePrefix(p)); got != want {
+			t.Errorf("%s: %t, want %t", p, got, want)
+		}
+	}
+	if s.Overlaps(netip.Prefix{}) {
+		t.Error("no network has an address of AWS")
+	}
+}
+
 func TestShipped(t *testing.T) {
 	s := Shipped()
 	for text, want := range map[string]bool{

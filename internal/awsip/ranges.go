@@ -102,6 +102,9 @@ func New(cfg Config) *Ranges {
 
 func (r *Ranges) use(s *Set) { r.set.Store(s) }
 
+// Overlaps reports whether p has an address of AWS. It allocates nothing.
+func (r *Ranges) Overlaps(p netip.Prefix) bool { return r.set.Load().Overlaps(p) }
+
 // Has reports whether AWS has the address. It allocates nothing.
 func (r *Ranges) Has(a netip.Addr) bool { return r.set.Load().Has(a) }
 

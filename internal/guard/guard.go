@@ -359,8 +359,8 @@ func (g *Guard) alone(k key, addr netip.Addr, at int64) bool {
 // ConnClosed when it ends. The zero Addr stands for a peer without an
 // address, which only the total binds.
 //
-// A banned or listed address that SetShared knows, or that was Authenticated lately, is
-// let in: its requests are judged one by one.
+// A banned or listed address that SetShared knows, or that was Authenticated
+// lately, is let in: its requests are judged one by one.
 func (g *Guard) AllowConn(addr netip.Addr, now time.Time) Verdict {
 	p := g.policy.Load()
 	addr = canonical(addr)

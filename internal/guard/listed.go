@@ -3,6 +3,7 @@ package guard
 import (
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // SetListed says whom others list as hostile, and by the name of which list.
@@ -46,8 +47,38 @@ func (g *Guard) against(p *policy, k key, addr netip.Addr, at int64) Reason {
 	return None
 }
 
-// Spares reports whether a network, or a part of it, is never banned.
-func (g *Guard) Spares(p netip.Prefix) bool {
-	return slices.ContainsFunc(g.policy.Load().spared, p.Overlaps) ||
-		slices.ContainsFunc(*g.own.Load(), p.Overlaps)
+// Spares reports whether a network, or a part of it, is never banned or was
+// Authenticated lately: whether dropping all that comes from there would shut
+// out somebody who is to be heard. p is what a ban has as its Prefix.
+func (g *Guard) Spares(p netip.Prefix, now time.Time) bool {
+	if slices.ContainsFunc(g.policy.Load().spared, p.Overlaps) || slices.ContainsFunc(*g.own.Load(), p.Overlaps) {
+		return true
+	}
+	k, ok := keyOfPrefix(p)
+	switch {
+	case !ok:
+		return false
+	case k.isNetwork():
+		return g.trust.within(k, g.at(now))
+	}
+	return g.trust.has(k, g.at(now))
+}
+
+// within reports whether anybody of a neighbourhood is trusted at the time now.
+func (t *trust) within(network key, now int64) bool {
+	if !t.used.Load() {
+		return false
+	}
+	for set := range t.mask + 1 {
+		lock := &t.locks[set%stripes]
+		lock.Lock()
+		for _, s := range t.slots[set*ways : set*ways+ways] {
+			if s.key != 0 && s.tat > now && s.key.network() == network {
+				lock.Unlock()
+				return true
+			}
+		}
+		lock.Unlock()
+	}
+	return false
 }

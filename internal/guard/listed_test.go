@@ -70,14 +70,22 @@ func TestListedCostsNothing(t *testing.T) {
 }
 
 func TestSpares(t *testing.T) {
+	now := time.Now()
 	g := New(Config{Never: []netip.Prefix{netip.MustParsePrefix("192.0.2.7/32"), netip.MustParsePrefix("2001:db8::1/128")}})
 	g.SetOwn([]netip.Addr{netip.MustParseAddr("198.51.100.9")})
+	g.Authenticated(netip.MustParseAddr("203.0.113.5"), now)
+	g.Authenticated(netip.MustParseAddr("2001:db8:7:1::5"), now)
 	for p, want := range map[string]bool{
 		"192.0.2.7/32": true, "192.0.2.0/24": true, "192.0.2.8/32": false,
 		"2001:db8::/64": true, "2001:db8:0:1::/64": false, "198.51.100.9/32": true, "198.51.100.0/24": true,
+		"203.0.113.5/32": true, "203.0.113.6/32": false, "203.0.113.0/24": true, "203.0.112.0/24": false,
+		"2001:db8:7:1::/64": true, "2001:db8:7:2::/64": false, "2001:db8:7::/48": true, "2001:db8:8::/48": false,
 	} {
-		if got := g.Spares(netip.MustParsePrefix(p)); got != want {
+		if got := g.Spares(netip.MustParsePrefix(p), now); got != want {
 			t.Errorf("Spares(%s) = %t, want %t", p, got, want)
 		}
+	}
+	if later := now.Add(2 * time.Hour); g.Spares(netip.MustParsePrefix("203.0.113.5/32"), later) || g.Spares(netip.MustParsePrefix("203.0.113.0/24"), later) {
+		t.Error("the trust did not end")
 	}
 }
