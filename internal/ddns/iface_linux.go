@@ -2,10 +2,12 @@ package ddns
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"net"
 	"net/netip"
+	"syscall"
 	"time"
 
 	"github.com/jsimonetti/rtnetlink/v2"
@@ -29,10 +31,11 @@ const (
 	groupIPv6Route = 1 << 10
 )
 
-// Families (sys/socket.h).
+// Families of addresses (sys/socket.h) and of netlink (linux/netlink.h).
 const (
-	familyIPv4 = 2
-	familyIPv6 = 10
+	familyIPv4  = 2
+	familyIPv6  = 10
+	familyRoute = 0
 )
 
 const (
@@ -111,18 +114,36 @@ func localAddrs() ([]LocalAddr, error) {
 // or goes, until ctx is done. It returns early with an error when the kernel
 // does not tell.
 func watchLinks(ctx context.Context, changed func()) error {
-	c, err := rtnetlink.Dial(&netlink.Config{Groups: groupLink | groupIPv4Addr | groupIPv4Route | groupIPv6Addr | groupIPv6Route})
+	l, err := openLinks()
 	if err != nil {
-		return fmt.Errorf("interfaces: listen for changes: %w", err)
+		return err
 	}
-	defer c.Close()
-	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) })
+	return l.follow(ctx, changed)
+}
+
+// links is a socket that the kernel tells of changes. What it tells is not
+// parsed: that something changed is enough.
+type links struct{ *netlink.Conn }
+
+func openLinks() (links, error) {
+	c, err := netlink.Dial(familyRoute, &netlink.Config{Groups: groupLink | groupIPv4Addr | groupIPv4Route | groupIPv6Addr | groupIPv6Route})
+	if err != nil {
+		return links{}, fmt.Errorf("interfaces: listen for changes: %w", err)
+	}
+	return links{c}, nil
+}
+
+// follow closes the socket when it ends.
+func (l links) follow(ctx context.Context, changed func()) error {
+	defer l.Close()
+	stop := context.AfterFunc(ctx, func() { _ = l.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
-		_, _, err := c.Receive()
+		_, err := l.Receive()
 		switch {
 		case ctx.Err() != nil:
 			return nil
+		case errors.Is(err, syscall.ENOBUFS): // so many changes that some were lost
 		case err != nil:
 			return fmt.Errorf("interfaces: listen for changes: %w", err)
 		}

@@ -39,6 +39,7 @@ type fakeHost struct {
 	idle    int   // of them, that changed nothing
 	calls   int   // all
 	cleared int
+	clear   error // what taking away ends with
 }
 
 func newFakeHost() *fakeHost { return &fakeHost{records: map[string]Addresses{}} }
@@ -78,6 +79,9 @@ func (f *fakeHost) ClearV6(_ context.Context, name string, _, v6 netip.Addr) err
 	f.calls++
 	if f.api != nil {
 		return f.api
+	}
+	if f.clear != nil {
+		return f.clear
 	}
 	r := f.records[name]
 	if r.V6 == v6 {

@@ -290,6 +290,21 @@ func TestIPv6Stories(t *testing.T) {
 		r.wants("writes", duck.writes, 1)
 		r.stop()
 	})
+	story(t, "a host that cannot take it away is told of once, and IPv4 goes on", func(t *testing.T) {
+		r := newRig(t, two, "duckdns")
+		duck := r.hosts["duckdns"]
+		duck.clear = &dnsapi.Error{Provider: "x", Op: "clear", Kind: dnsapi.ErrRejected, RetryAfter: 24 * time.Hour}
+		r.link(eth(six1))
+		r.start()
+		r.pass(time.Minute)
+		r.link()
+		r.pass(time.Hour)
+		r.wants("notices", len(r.told()), 1)
+		r.say(home2, "dns", "https")
+		r.pass(10 * time.Minute)
+		r.wants("records", duck.has(name), Addresses{home2, six1})
+		r.stop()
+	})
 	story(t, "off: what others set stays", func(t *testing.T) {
 		r := newRig(t, two, "duckdns")
 		duck := r.hosts["duckdns"]

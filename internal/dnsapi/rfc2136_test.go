@@ -149,6 +149,10 @@ func TestRFC2136(t *testing.T) {
 	v4, v6 := netip.MustParseAddr("203.0.113.7"), netip.MustParseAddr("2001:db8::7")
 	step(addrs.SetAddrs(ctx, "home.example.org", v4, v6), "2001:db8::7 203.0.113.7")
 	step(addrs.SetAddrs(ctx, "home.example.org", v4.Next(), netip.Addr{}), "2001:db8::7 203.0.113.8")
+	step(addrs.Probe(ctx, "home.example.org"), "2001:db8::7 203.0.113.8")
+	step(addrs.ClearV6(ctx, "home.example.org", v4, v6.Next()), "2001:db8::7 203.0.113.8")
+	step(addrs.ClearV6(ctx, "home.example.org", v4, v6), "203.0.113.8")
+	step(addrs.ClearV6(ctx, "home.example.org", v4, v6), "203.0.113.8")
 }
 
 func TestRFC2136Refused(t *testing.T) {

@@ -1,6 +1,7 @@
 package dnscheck
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
@@ -31,6 +32,37 @@ func TestSeeTXT(t *testing.T) {
 	see("two are down", 2, 0, 2)
 	breakServers(h.duck, 4, name, "TXT", testnet.Lame)
 	see("nobody speaks for the zone", 0, 0, 4)
+}
+
+func TestSeeAddr(t *testing.T) {
+	const name = "see." + home
+	h := newHouse(t)
+	c := New(h.cfg)
+	v4, v6 := netip.MustParseAddr("192.0.2.7"), netip.MustParseAddr("2001:db8::7")
+	see := func(what string, a netip.Addr, with, without, silent int) {
+		t.Helper()
+		got, err := c.SeeAddr(t.Context(), strings.ToUpper(name)+".", a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.With != with || len(got.Without) != without || len(got.Silent) != silent {
+			t.Errorf("%s: %+v, want %d with, %d without, %d silent", what, got, with, without, silent)
+		}
+	}
+	see("before", v4, 0, 4, 0)
+	for i, rr := range []string{"A 192.0.2.7", "A 192.0.2.8", "AAAA 2001:db8::7", "A 192.0.2.7"} {
+		h.duck[i].Add(t, name+" 60 IN "+rr)
+	}
+	see("some", v4, 2, 2, 0)
+	see("IPv6", v6, 1, 3, 0)
+	h.duck[0].Add(t, name+" 60 IN A 192.0.2.9")
+	see("one beside it is one too many", v4, 1, 3, 0)
+	h.duck[3].SetFault(name, "A", testnet.Drop)
+	see("one is down", v4, 0, 3, 1)
+	got, err := c.SeeAddr(t.Context(), name, v4)
+	if err != nil || !strings.Contains(strings.Join(got.Without, "; "), "192.0.2.8") {
+		t.Errorf("what else they have: %+v, %v", got, err)
+	}
 }
 
 func TestSeeTXTWithoutServers(t *testing.T) {
