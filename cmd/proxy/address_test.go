@@ -42,7 +42,7 @@ func TestAddressReachesTheRecord(t *testing.T) {
 	file := filepath.Join(s.dir, "postern.yaml")
 	text := fmt.Sprintf(`
 listen: {http: "127.0.0.1:0", https: ""}
-admin: {listen: ""}
+admin: {listen: "unix:admin.sock"}
 data: %s
 dns: {resolvers: [%q], authoritative_port: %d, doh: []}
 public_address: {sources: [dns, https], https: [%q], dns: ["whoami.cloudflare@%s"], interval: 1s}
@@ -98,6 +98,10 @@ sites: [{hosts: [%s], routes: [{respond: {body: "a\n"}}]}]
 	echo.Say(second)
 	log(`"msg":"dns record set","provider":"duckdns","name":"mypi\.duckdns\.org","addresses":"198\.51\.100\.20"`)
 	has(second)
+	waitFor(t, "the health tree to tell", func() bool {
+		out, _ := exec.CommandContext(t.Context(), "proxy", "health", "-c", file).CombinedOutput() // exit code 1: no certificate
+		return strings.Contains(string(out), "mypi.duckdns.org at duckdns") && strings.Contains(string(out), "198.51.100.20, seen at the name servers")
+	})
 	duck.BreakWith(testnet.HostOutages()["Jetty 404"])
 	log(`"msg":"dns host in trouble","provider":"duckdns","part":"api"`)
 	duck.BreakWith(nil)

@@ -2,10 +2,13 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"time"
 
+	"postern/internal/admin"
 	"postern/internal/config"
 	"postern/internal/ddns"
 	"postern/internal/dnsapi"
@@ -90,7 +93,7 @@ func ddnsSettings(d *config.DDNS) dnsapi.Settings {
 // while that is not known.
 func (a *App) knownAddresses() []netip.Addr {
 	believed := a.address.Addresses()
-	if !believed.V4.IsValid() {
+	if !believed.V4.IsValid() || !a.address.Sure() {
 		return nil // behind a router it is what the names point to
 	}
 	return append(believed.List(), publicAddresses()...)
@@ -133,4 +136,38 @@ func (a *App) dnsHostNoticed(n ddns.Notice) {
 	for _, f := range a.onDNSHost {
 		f(n)
 	}
+}
+
+// addressNode is a branch of the health tree: the public address and each
+// record that follows it. Nil while nothing depends on it.
+func (a *App) addressNode(cfg *config.Config) []admin.Node {
+	if !cfg.WantsPublicAddress() {
+		return nil
+	}
+	s := a.address.Status()
+	n := admin.Node{Name: "public address", State: admin.OK, Since: s.Since, Detail: s.Addresses.String()}
+	switch {
+	case !s.Addresses.V4.IsValid() && !s.Addresses.V6.IsValid():
+		n.State, n.Detail = admin.Warn, "no source tells it, or they do not agree; `proxy doctor` shows each"
+	case s.Addresses.V4.IsValid() && !a.address.Sure():
+		n.State, n.Detail = admin.Warn, s.Addresses.String()+", which no source confirms at the moment"
+	}
+	for _, r := range s.Records {
+		n.Children = append(n.Children, recordNode(r))
+	}
+	for _, o := range s.Outages {
+		n.Children = append(n.Children, admin.Node{Name: o.Provider + " " + o.Part, State: admin.Warn, Since: o.Since, Detail: o.Sentence})
+	}
+	return []admin.Node{n}
+}
+
+func recordNode(r ddns.RecordStatus) admin.Node {
+	n := admin.Node{Name: r.Name + " at " + r.Provider, State: admin.OK, Since: r.Changed, Detail: r.Addresses.String()}
+	switch {
+	case r.Trouble != "":
+		n.State, n.Detail = admin.Warn, fmt.Sprintf("%s, but the last call was %s; next try %s", n.Detail, r.Trouble, r.RetryAt.Format(time.TimeOnly))
+	case r.Confirmed:
+		n.Detail += ", seen at the name servers"
+	}
+	return n
 }

@@ -35,6 +35,7 @@ func (a *App) Health() admin.Node {
 	root.Children = append(root.Children, a.kernelNode(cfg)...)
 	root.Children = append(root.Children, a.feedsNode()...)
 	root.Children = append(root.Children, a.routerNode()...)
+	root.Children = append(root.Children, a.addressNode(cfg)...)
 	return root
 }
 

@@ -160,6 +160,7 @@ type Manager struct {
 	kick    chan struct{} // holds one; something may have changed
 	applied chan struct{} // holds one; set has
 	online  atomic.Bool   // somebody far away answers
+	sure    atomic.Bool   // a source stands for the IPv4 address believed
 
 	state   *store
 	watch   *watcher
@@ -292,6 +293,11 @@ func (m *Manager) Addresses() Addresses {
 	defer m.mu.Unlock()
 	return m.addrs
 }
+
+// Sure reports whether a source stands for the IPv4 address that is believed.
+// While none answers, as after a start with everything down, it may have become
+// another one unseen. It does not block.
+func (m *Manager) Sure() bool { return m.sure.Load() }
 
 // Kick has all sources asked soon, because something may have changed. It does
 // not block.

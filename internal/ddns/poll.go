@@ -159,6 +159,7 @@ func (p *poller) settle(set *settings, now time.Time, all bool) {
 			otherwise = otherwise || o.addr != current
 		}
 	}
+	p.m.sure.Store(supported)
 	if supported && !otherwise {
 		p.tries, p.hurry = 0, time.Time{}
 		return

@@ -337,6 +337,7 @@ func TestRestartStories(t *testing.T) {
 		r.hosts["duckdns"].set(func(f *fakeHost) { f.api, f.servers = unreachable(), true })
 		r.start()
 		r.wants("at once", r.believed(), home1)
+		r.wants("sure of it", r.m.Sure(), false)
 		r.pass(time.Hour)
 		r.wants("later", r.believed(), home1)
 		r.wants("calls", r.hosts["duckdns"].calls, 1)

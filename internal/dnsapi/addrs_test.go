@@ -135,7 +135,7 @@ func TestAddrsRefusedAndDown(t *testing.T) {
 			expect(t, "wrong token", wrong.SetAddrs(t.Context(), s.name, test4, test6), ErrRejected)
 			right := func() Addrs { return mustNewAddrs(t, s.provider, s.settings, url) }
 			expect(t, "name of somebody else", right().SetAddrs(t.Context(), s.stranger, test4, test6), ErrRejected)
-			for what, f := range outages() {
+			for what, f := range testnet.HostOutages() {
 				h.BreakWith(f)
 				expect(t, what, right().SetAddrs(t.Context(), s.name, test4, test6), ErrUnreachable)
 				if what == "Jetty 404" || what == "502" || what == "cut" {
