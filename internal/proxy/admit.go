@@ -139,6 +139,9 @@ func (x *exchange) nowhere(reason string, signal guard.Signal) bool {
 	if family, known := guard.ScannerSignature(x.path); known {
 		return x.scanner(family)
 	}
+	if signal == guard.UnknownHost && strings.Contains(x.rawTarget, "://") && !strings.HasPrefix(x.rawTarget, "/") {
+		signal = guard.BadShape // somebody looks for an open proxy
+	}
 	return x.refuse(reason, &signal)
 }
 

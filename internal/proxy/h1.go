@@ -348,6 +348,9 @@ func (h *h1) malformed(err error) {
 	status, reason := http.StatusBadRequest, "malformed"
 	if se, ok := errors.AsType[*http1.SyntaxError](err); ok {
 		status, reason = se.Status, se.Reason.String()
+		if se.Reason == http1.HostMismatch && !h.conn.judged.Swap(true) { // somebody looks for an open proxy
+			h.s.cfg.Guard.Report(h.conn.client, guard.BadShape, guard.Evidence{Rule: reason}, time.Now())
+		}
 	}
 	h.s.noteMalformed(h.conn, reason)
 	h.reply(status, reason)

@@ -68,8 +68,9 @@ type rig struct {
 	srv      *Server
 	guard    *guard.Guard
 	reg      *prometheus.Registry
-	clear    string // address of the http listener
-	secure   string // address of the https listener
+	guardReg *prometheus.Registry // the guard\'s own
+	clear    string               // address of the http listener
+	secure   string               // address of the https listener
 	access   *lockedBuffer
 	log      *lockedBuffer
 	shutdown func(ctx context.Context) int // once
@@ -88,6 +89,7 @@ type options struct {
 	noSNI     bool // serve clients that name no server
 	sites     []testSite
 	book      *caller.Book
+	tweak     func(*Snapshot) // nil: nothing more
 
 	clientAuth tls.ClientAuthType
 	accounts   map[string]*Account
@@ -109,7 +111,9 @@ func start(t testing.TB, o options) *rig {
 	if o.engine.start == nil {
 		o.engine = engines()[0]
 	}
-	r := &rig{t: t, reg: prometheus.NewRegistry(), access: new(lockedBuffer), log: new(lockedBuffer), guard: guard.New(o.guard)}
+	r := &rig{t: t, reg: prometheus.NewRegistry(), guardReg: prometheus.NewRegistry(), access: new(lockedBuffer), log: new(lockedBuffer)}
+	o.guard.Metrics = r.guardReg
+	r.guard = guard.New(o.guard)
 	serverTLS := testTLS(t)
 	serverTLS.ClientAuth = o.clientAuth
 	if o.noSNI {
@@ -168,10 +172,14 @@ func (r *rig) snapshot(o options) *Snapshot {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	return &Snapshot{
+	snap := &Snapshot{
 		Table: tb, Sites: sites, Trusted: o.trusted, Rates: []*Rate{o.rate}, Limits: o.limits, Callers: o.book, Accounts: o.accounts, HTTPSPort: o.httpsPort,
 		Access: slog.New(slog.NewTextHandler(r.access, nil)), LogQuery: o.logQuery,
 	}
+	if o.tweak != nil {
+		o.tweak(snap)
+	}
+	return snap
 }
 
 func (r *rig) listen(kind Kind) string {
@@ -364,7 +372,7 @@ func within[T any](t testing.TB, what string, c <-chan T) T {
 // pairs.
 func (r *rig) metric(name string, labels ...string) float64 {
 	r.t.Helper()
-	families, err := r.reg.Gather()
+	families, err := prometheus.Gatherers{r.reg, r.guardReg}.Gather()
 	if err != nil {
 		r.t.Fatal(err)
 	}
