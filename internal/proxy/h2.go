@@ -373,11 +373,17 @@ func (m *h2Message) holdShort(n int) error {
 		return nil
 	}
 	held := append(make([]byte, 0, n), p...)
-	for len(held) < n {
-		if p, err = m.readBody(); err != nil {
+	// To the end of the stream, not of the length: more bytes than that make
+	// the request malformed (RFC 9113 section 8.1.1), and no backend is to see
+	// it.
+	for !m.st.BodyDone() {
+		p, err = m.readBody()
+		if err != nil && err != io.EOF {
 			return err
 		}
-		held = append(held, p...)
+		if held = append(held, p...); err == io.EOF {
+			break
+		}
 	}
 	m.wreq.Body = held
 	return nil
