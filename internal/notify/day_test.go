@@ -147,13 +147,13 @@ func digestSum(t *testing.T, list []testnet.DiscordMessage, what string) int {
 func TestFlood(t *testing.T) {
 	bubble(t, "", Channel{Digest: 15 * time.Minute, Summary: 30}, func(r *rig) {
 		rnd := rand.New(rand.NewPCG(3, 4))
-		for i := range 12 * 60 {
-			for j := range 20 {
+		for i := range 6 * 60 {
+			for j := range 12 {
 				r.out.Send(Message{Kind: ScannerServed, Args: map[string]string{"address": "203.0.113.9", "host": fmt.Sprint("host", rnd.IntN(1000)), "path": fmt.Sprint("/.env?", i, j)}})
 				r.out.Send(Message{Kind: LimitHit, Args: map[string]string{"limit": fmt.Sprint("limit", rnd.IntN(9)), "address": "203.0.113.9"}})
 				r.out.Send(Message{Kind: BansFull, Args: map[string]string{"address": fmt.Sprintf("203.0.%d.%d", i%200, j)}})
 			}
-			r.out.Count(scan(rnd, 500))
+			r.out.Count(scan(rnd, 50))
 			pass(time.Minute)
 		}
 		r.never429()

@@ -114,7 +114,7 @@ func TestSummary(t *testing.T) {
 // Whatever happens to a desk, in any order: the rule never sends more than it
 // may, never asks to look in the past, and what it holds survives its file.
 func TestDeskRules(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(30) {
 		rnd := rand.New(rand.NewPCG(seed, 1))
 		d := new(desk)
 		r := &rules{window: time.Duration(15+rnd.IntN(120)) * time.Minute, summary: Clock(rnd.IntN(1500) - 60), edits: rnd.IntN(2) == 0}
@@ -128,7 +128,7 @@ func TestDeskRules(t *testing.T) {
 		all := kinds()
 		order := kindOrder()
 		var posts []time.Time
-		for range 400 {
+		for i := range 400 {
 			switch rnd.IntN(3) {
 			case 0:
 				m := Message{Kind: order[rnd.IntN(len(order))], At: now, Args: map[string]string{"limit": fmt.Sprint(rnd.IntN(5)), "x": fmt.Sprint(rnd.IntN(9))}}
@@ -149,7 +149,9 @@ func TestDeskRules(t *testing.T) {
 				posts = act(d, do, r, rnd, all, posts, now)
 			}
 			checkPosts(t, seed, posts, now)
-			d = copied(t, d)
+			if i%40 == 0 {
+				d = copied(t, d)
+			}
 			now = now.Add(time.Duration(rnd.IntN(600)) * time.Second)
 		}
 	}
@@ -225,14 +227,14 @@ func copied(t *testing.T, d *desk) *desk {
 func TestTallyKeepsTheBusiest(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(1, 1))
 	var c tally
-	for i := range 20000 {
+	for i := range 10000 {
 		name := fmt.Sprintf("10.%d.%d.0/24", rnd.IntN(256), rnd.IntN(256))
 		if i%10 == 0 {
 			name = "203.0.113.0/24"
 		}
 		c.note(at("00:00").Add(time.Duration(i)*time.Second), &Counts{Refused: 1, Networks: []Count{{name, 1}}})
 	}
-	if got := top(c.Networks, 1)[0]; got.Name != "203.0.113.0/24" || got.N < 2000 {
+	if got := top(c.Networks, 1)[0]; got.Name != "203.0.113.0/24" || got.N < 1000 {
 		t.Errorf("the busiest is %+v", got)
 	}
 	if len(c.Networks) > maxNetworks {
@@ -242,13 +244,13 @@ func TestTallyKeepsTheBusiest(t *testing.T) {
 	for _, n := range c.Hours {
 		sum += n
 	}
-	if sum != 20000 {
-		t.Errorf("the hours hold %d, want 20000", sum)
+	if sum != 10000 {
+		t.Errorf("the hours hold %d, want 10000", sum)
 	}
 	var twice tally
 	twice.add(&c)
 	twice.add(&c)
-	if twice.Refused != 40000 || twice.Networks["203.0.113.0/24"] < 4000 {
+	if twice.Refused != 20000 || twice.Networks["203.0.113.0/24"] < 2000 {
 		t.Errorf("added up: %d refused, %d of the busiest", twice.Refused, twice.Networks["203.0.113.0/24"])
 	}
 }

@@ -264,7 +264,7 @@ func TestQueueBound(t *testing.T) {
 func TestDeskBound(t *testing.T) {
 	bubble(t, "", Channel{}, func(r *rig) {
 		r.discord.Set(testnet.DiscordUnreachable)
-		for i := range 3000 {
+		for i := range 1000 {
 			r.out.Send(r.down(i))
 			r.note(fmt.Sprint(i))
 			r.out.Send(Message{Kind: LimitHit, Args: map[string]string{"limit": fmt.Sprint(i), "address": "203.0.113.1"}})
@@ -280,8 +280,8 @@ func TestDeskBound(t *testing.T) {
 			t.Errorf("urgent %d, rows %d, told %d, families %d, networks %d, hours %d", len(d.Urgent), len(d.Digest.Rows), len(d.Told),
 				len(d.Digest.Tally.Families), len(d.Digest.Tally.Networks), len(d.Day.Tally.Hours))
 		}
-		if d.Digest.Tally.Refused != 3000 {
-			t.Errorf("%d refused, want 3000", d.Digest.Tally.Refused)
+		if d.Digest.Tally.Refused != 1000 {
+			t.Errorf("%d refused, want 1000", d.Digest.Tally.Refused)
 		}
 	})
 }
@@ -395,7 +395,7 @@ func TestManyTell(t *testing.T) {
 	var all sync.WaitGroup
 	for g := range 8 {
 		all.Go(func() {
-			for i := range 500 {
+			for i := range 200 {
 				r.out.Send(r.down(i))
 				r.note(fmt.Sprint(g, i))
 				r.out.Count(Counts{Refused: 1, Families: []Count{{"dotenv", 1}}, Networks: []Count{{fmt.Sprint(i), 1}}})
