@@ -71,7 +71,7 @@ func TestDeadWebhook(t *testing.T) {
 	data := t.TempDir()
 	p := start(t, fmt.Sprintf(notifySite, data, d.Serve()))
 	p.tell(notify.Message{Kind: notify.CertTrouble, Args: map[string]string{"sentence": "one"}})
-	until(t, "the channel is given up", func() bool { return p.outbox.Status()[0].Disabled })
+	givenUp(t, p)
 	node := notifyNode(p.outbox.Status()).Resolve()
 	if node.State != admin.Fail || !strings.Contains(node.Children[0].Detail, "disabled until its configuration changes") {
 		t.Errorf("health says %+v", node)
@@ -91,6 +91,21 @@ func TestDeadWebhook(t *testing.T) {
 	text := p.log.String() + fmt.Sprint(p.outbox.Status(), node)
 	if strings.Contains(text, testnet.DiscordToken) || !strings.Contains(text, "channel disabled") {
 		t.Errorf("the log says\n%s", text)
+	}
+}
+
+// givenUp waits until the only channel is disabled.
+func givenUp(t *testing.T, p *process) {
+	t.Helper()
+	deadline := time.After(60 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !p.outbox.Status()[0].Disabled {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("the channel is not given up: %+v", p.outbox.Status())
+		}
 	}
 }
 

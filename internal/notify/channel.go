@@ -94,7 +94,6 @@ func newChannel(c Channel, o *Outbox) *channel {
 		metrics: o.metrics, saved: o.save,
 		wake: make(chan struct{}, 1), ended: make(chan struct{}),
 	}
-	o.metrics.channel(c.Name)
 	return ch
 }
 
@@ -137,7 +136,6 @@ func (c *channel) end() {
 	if !c.over {
 		c.over = true
 		close(c.ended)
-		c.metrics.forget(c.Name)
 	}
 }
 

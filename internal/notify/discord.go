@@ -59,7 +59,7 @@ var webhookPath = regexp.MustCompile(`^/api(?:/v[0-9]+)?/webhooks/([0-9]{5,25})/
 
 // NewDiscord returns the Sender of a webhook. Errors do not hold the URL.
 func NewDiscord(cfg DiscordConfig) (*Discord, error) {
-	u, err := url.Parse(cfg.URL)
+	u, err := url.Parse(strings.TrimSpace(cfg.URL))
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" {
 		return nil, errors.New("discord: not a URL, want the one that Discord shows for the webhook, https://discord.com/api/webhooks/…")
 	}

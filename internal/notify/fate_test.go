@@ -166,6 +166,9 @@ func TestDead(t *testing.T) {
 			if len(r.posts("Backend down")) != 1 {
 				t.Errorf("%s: a new configuration did not bring it back", status)
 			}
+			if n, err := testutil.GatherAndCount(r.reg, "postern_notify_channel_up"); err != nil || n != 1 || testutil.ToFloat64(r.out.metrics.up.WithLabelValues("phone")) != 1 {
+				t.Errorf("%s: %d series of channels that are up, %v", status, n, err)
+			}
 		})
 	}
 }
@@ -358,6 +361,10 @@ func TestReload(t *testing.T) {
 		r.never429()
 		if n := len(r.out.Status()); n != 1 {
 			t.Errorf("%d channels", n)
+		}
+		r.out.SetChannels(nil)
+		if n, err := testutil.GatherAndCount(r.reg, "postern_notify_channel_up"); err != nil || n != 0 {
+			t.Errorf("%d series of channels that are gone, %v", n, err)
 		}
 	})
 }

@@ -204,9 +204,13 @@ func (o *Outbox) SetChannels(list []Channel) {
 			delete(o.old, c.Key)
 		}
 		o.channels = append(o.channels, next)
+		o.metrics.channel(c.Name)
 	}
 	for _, b := range before {
 		b.end()
+		if !slices.ContainsFunc(list, func(c Channel) bool { return c.Name == b.Name }) {
+			o.metrics.forget(b.Name)
+		}
 	}
 	o.told = len(o.channels) > 0
 	o.poke()
