@@ -26,14 +26,7 @@ func TestAddressReachesTheRecord(t *testing.T) {
 	servers := lab.Zone("duckdns.org", 2)
 	const name = "mypi.duckdns.org"
 	duck := testnet.NewDNSHost(t, testnet.DNSHostOptions{Provider: "duckdns", Zone: name})
-	duck.OnChange(func(name, typ string, values []string) {
-		for _, d := range servers {
-			d.Remove(name, typ)
-			for _, v := range values {
-				d.Add(t, fmt.Sprintf("%s 60 IN %s %s", name, typ, v))
-			}
-		}
-	})
+	follow(t, duck, servers)
 	first, second, lie := netip.MustParseAddr("192.0.2.10"), netip.MustParseAddr("198.51.100.20"), netip.MustParseAddr("203.0.113.66")
 	echo := testnet.NewEcho(t, first)
 
@@ -135,4 +128,16 @@ func waitFor(t *testing.T, what string, happened func() bool) {
 		case <-tick.C:
 		}
 	}
+}
+
+// follow has name servers answer what the DNS host was told.
+func follow(t *testing.T, host *testnet.DNSHost, servers []*testnet.DNS) {
+	host.OnChange(func(name, typ string, values []string) {
+		for _, d := range servers {
+			d.Remove(name, typ)
+			for _, v := range values {
+				d.Add(t, fmt.Sprintf("%s 60 IN %s %s", name, typ, v))
+			}
+		}
+	})
 }
