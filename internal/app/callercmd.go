@@ -88,7 +88,12 @@ func configuredWays(name string, c *config.Caller) (out []CallerInfo) {
 		add(caller.APIKey, h[:min(len(h), len("sha256:")+16)], "in the configuration")
 	}
 	if a := c.AWS; a != nil {
-		add(caller.AWSToken, a.Issuer, a.Role)
+		if a.Issuer != "" {
+			add(caller.AWSToken, a.Issuer, a.Role)
+		}
+		if a.STSRegion != "" {
+			add(caller.AWSIdentity, a.STSRegion, a.Role)
+		}
 	}
 	if g := c.Signature; g != nil {
 		add(caller.Signature, g.KeyID, "")

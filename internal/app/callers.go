@@ -66,7 +66,7 @@ func newCaller(name string, c *config.Caller) (out caller.Caller, err error) {
 		if err != nil {
 			return out, err
 		}
-		out.AWS = &caller.AWS{Issuer: a.Issuer, Audience: a.Audience, Roots: roots, Role: a.Role, Function: a.Function, Bound: a.Bound}
+		out.AWS = &caller.AWS{Issuer: a.Issuer, Audience: a.Audience, Roots: roots, Role: a.Role, Function: a.Function, Bound: a.Bound, STSRegion: a.STSRegion, STSEndpoint: a.STSEndpoint}
 	}
 	if g := c.Signature; g != nil {
 		public, err := base64.StdEncoding.DecodeString(g.PublicKey)

@@ -21,6 +21,11 @@ type AWS struct {
 	// Function is a pattern of the ARN of the Lambda function that got the
 	// token; "": any function, or none.
 	Function string
+	// STSRegion takes presigned GetCallerIdentity requests for the region's
+	// endpoint; "": none are taken.
+	STSRegion string
+	// STSEndpoint is the endpoint's URL; "": https://sts.REGION.amazonaws.com.
+	STSEndpoint string
 	// Bound takes tokens only that are bound to a key (see bind).
 	Bound bool
 }

@@ -54,6 +54,7 @@ type Book struct {
 	keys     atomic.Pointer[keyTable]
 
 	certRules []*certRule
+	sts       []*stsEndpoint
 }
 
 // Prepare makes a Book of the callers of a configuration. It does all that can
@@ -91,6 +92,11 @@ func (b *Book) addRules(e *entry) error {
 			return err
 		}
 		i.aws = append(i.aws, e)
+	}
+	if r := e.rule.AWS; r != nil && r.STSRegion != "" {
+		if err := b.addSTS(e, r); err != nil {
+			return err
+		}
 	}
 	if r := e.rule.Token; r != nil {
 		i, err := b.addIssuer(e, source{issuer: r.Issuer, url: r.KeysURL, roots: r.Roots}, tokenAlgorithms)
@@ -254,6 +260,8 @@ func (b *Book) bearer(r *Request, text string) Result {
 		return k.check(r.Now)
 	}
 	switch {
+	case strings.HasPrefix(text, ownPrefix):
+		return b.own(r, text, &hash)
 	case strings.Count(text, ".") == 2:
 		return b.token(r, text, &hash)
 	case mistyped(text):

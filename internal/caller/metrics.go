@@ -15,6 +15,7 @@ type metrics struct {
 	evicted  prometheus.Counter
 
 	seenEvicted prometheus.Counter
+	stsCalls    [3]prometheus.Counter // those that told a principal, those refused, those that came to nothing
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -37,8 +38,12 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 	m.seenEvicted = prometheus.NewCounter(prometheus.CounterOpts{
 		Name: "postern_caller_signature_evictions_total", Help: "Used signatures that were forgotten early because there were too many; none as old as they is taken since.",
 	})
+	calls := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "postern_caller_sts_calls_total", Help: "Presigned requests that were sent to AWS STS by result.",
+	}, []string{"result"})
+	m.stsCalls = [3]prometheus.Counter{calls.WithLabelValues("ok"), calls.WithLabelValues("refused"), calls.WithLabelValues("failed")}
 	if reg != nil {
-		reg.MustRegister(m.requests, failures, fetches, m.evicted, m.seenEvicted)
+		reg.MustRegister(m.requests, failures, fetches, m.evicted, m.seenEvicted, calls)
 	}
 	return m
 }
@@ -87,4 +92,15 @@ func (m *metrics) fetched(err error) {
 		return
 	}
 	m.fetches[0].Inc()
+}
+
+func (m *metrics) asked(f Failure) {
+	switch f {
+	case NoCredentials:
+		m.stsCalls[0].Inc()
+	case BadSignature:
+		m.stsCalls[1].Inc()
+	default:
+		m.stsCalls[2].Inc()
+	}
 }

@@ -49,6 +49,9 @@ type Registry struct {
 	sets map[source]*keySet // guarded by mu
 
 	authority *authority // guarded by mu; nil: not opened yet
+	tokenKey  []byte     // guarded by mu; nil: not read yet
+
+	stsCalls atomic.Int32 // that are under way
 
 	watch watch
 }

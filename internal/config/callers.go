@@ -58,8 +58,19 @@ type Caller struct {
 // the public keys of the account.
 type AWSCaller struct {
 	// The account's issuer, https://UUID.tokens.sts.global.api.aws, as `aws
-	// iam enable-outbound-web-identity-federation` tells. Required.
+	// iam enable-outbound-web-identity-federation` tells. Default: none, which
+	// wants an sts_region.
 	Issuer string `yaml:"issuer"`
+
+	// For accounts without an issuer: the region whose STS endpoint presigned
+	// GetCallerIdentity requests are taken for. The caller posts one to
+	// /.well-known/postern/token, with the audience in the signed header
+	// x-postern-aud, and gets a token for 15 minutes. Default: none.
+	STSRegion string `yaml:"sts_region"`
+
+	// The URL of the STS endpoint, where it is not that of the region, such
+	// as in China. Default: https://sts.REGION.amazonaws.com.
+	STSEndpoint string `yaml:"sts_endpoint"`
 
 	// A PEM file with the roots to trust for AWS's own servers. Only tests
 	// need it. Absent: the system's roots.

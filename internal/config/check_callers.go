@@ -90,7 +90,10 @@ func (c *checker) needs(path, key, value, want string) bool {
 }
 
 func (c *checker) awsCaller(path string, a *AWSCaller) {
-	if c.needs(path, "issuer", a.Issuer, "the account's issuer, https://UUID.tokens.sts.global.api.aws") {
+	c.stsRegion(path, a)
+	if a.STSRegion != "" && !c.written(path+".issuer") {
+		// presigned requests alone
+	} else if c.needs(path, "issuer", a.Issuer, "the account's issuer, https://UUID.tokens.sts.global.api.aws") {
 		c.issuerURL(path+".issuer", a.Issuer)
 		u, err := url.Parse(a.Issuer)
 		if err == nil && !strings.HasSuffix(u.Hostname(), ".tokens.sts.global.api.aws") && !nearby(u.Hostname()) {
@@ -109,6 +112,22 @@ func (c *checker) awsCaller(path string, a *AWSCaller) {
 		of := c.arn(path+".function", a.Function, "lambda", "function:", "arn:aws:lambda:eu-west-1:123456789012:function:orders")
 		if of != "" && account != "" && of != account {
 			c.errorf(path+".function", "is of the account %s and the role of %s, so no token has both; correct one of them", of, account)
+		}
+	}
+}
+
+func (c *checker) stsRegion(path string, a *AWSCaller) {
+	at := path + ".sts_region"
+	switch {
+	case c.written(at) && !c.isBroken(at) && !regionForm.MatchString(a.STSRegion):
+		c.errorf(at, "%q is no region, want one such as eu-west-1; the global endpoint is not taken", a.STSRegion)
+	case a.STSRegion != "" && a.Function != "":
+		c.errorf(path+".function", "STS tells no function, so with sts_region any function that has the role would do; remove one of them")
+	}
+	if at := path + ".sts_endpoint"; c.written(at) {
+		c.at(at, func() { c.httpsURL(at, a.STSEndpoint) })
+		if a.STSRegion == "" && !c.written(path+".sts_region") {
+			c.errorf(at, "goes with sts_region, which the signatures are for")
 		}
 	}
 }

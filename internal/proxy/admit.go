@@ -87,6 +87,12 @@ func (x *exchange) find() bool {
 	if !x.secure && x.site.HTTP == HTTPOff {
 		return x.nowhere("http_off", guard.UnknownHost)
 	}
+	if x.wantsToken() {
+		if x.byAddress() {
+			x.exchangeToken()
+		}
+		return false
+	}
 	if g.Decoy(x.path) {
 		return x.refuse("decoy", ptr(guard.Decoy))
 	}

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -34,6 +35,13 @@ func callerBook(t testing.TB, more ...caller.Caller) *caller.Book {
 		t.Fatal(err)
 	}
 	reg.Use(book)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { // ends with the test
+		defer close(done)
+		_ = reg.Run(ctx)
+	}()
+	t.Cleanup(func() { cancel(); <-done })
 	return book
 }
 

@@ -205,8 +205,9 @@ type Server struct {
 
 	accepting sync.WaitGroup // goroutines of Serve's connections before HTTP, and of ServeQUIC's
 
-	tarpits atomic.Int32 // scanners that are kept busy
-	signed  atomic.Int64 // bytes of bodies that are held for their signatures
+	tarpits atomic.Int32   // scanners that are kept busy
+	signed  atomic.Int64   // bytes of bodies that are held for their signatures
+	tokens  *guard.Limiter // of exchanges for a token, by address
 
 	quicOpen atomic.Int32 // QUIC connections, handshakes included
 	unproven atomic.Int32 // handshakes of QUIC clients that may have a forged address
@@ -239,6 +240,7 @@ func New(cfg Config, first *Snapshot) (*Server, error) {
 	}
 	s.cfg.TLS = s.quietly(cfg.TLS)
 	s.Apply(first)
+	s.tokens = cfg.Guard.NewLimiter(guard.Rate{Events: 2, Per: time.Second}, 30, 0)
 	s.engine = s.serve
 	s.pools.init()
 	s.h2 = s.newH2(first.Limits)
