@@ -182,10 +182,13 @@ var h2Stories = []struct {
 }
 
 // h2Stricter are stories of requests that net/http lets through: it ignores a
-// length that is given twice or is none, and one that is not kept when no body
-// comes at all. For RFC 9113 section 8.1.1 they are malformed, and towards an
-// HTTP/1.1 backend such a length frames the body: they must reach none.
-var h2Stricter = []string{"no body where there should be", "two lengths", "length with a sign"} // read only
+// length that is given twice or is none, one that is not kept when no body
+// comes at all, and bytes that come when the length is reached. For RFC 9113
+// section 8.1.1 they are malformed, and towards an HTTP/1.1 backend such a
+// length frames the body: they must reach none.
+var h2Stricter = []string{ // read only
+	"no body where there should be", "two lengths", "length with a sign", "body longer than it says, in pieces",
+}
 
 // h2Refused is one word for all ways to refuse: an answer of our own, the end
 // of the stream, the end of the connection. net/http takes one where we take
