@@ -23,8 +23,11 @@ func (c *Client) ask(ctx context.Context, now time.Time) (Answer, error) {
 	}
 	c.meet(h.router)
 	first := c.talk.last
-	if c.mappedBy(PCP, h) {
+	switch {
+	case c.mappedBy(PCP, h):
 		first = PCP // its clock is the one that matters then
+	case first == PCP:
+		first = NATPMP // which needs no mapping for it
 	}
 	order := []Protocol{NATPMP, UPnP, PCP}
 	if i := slices.Index(order, first); i > 0 {
@@ -161,9 +164,15 @@ func (c *Client) askPCP(ctx context.Context, h hop, now time.Time) (Answer, erro
 	if err != nil {
 		return Answer{}, err
 	}
-	req.lifetime = 0
-	_, _ = c.pcp(ctx, h, req, now) // it ends by itself otherwise
+	c.undoPCP(ctx, h, req, now)
 	return answerOf(r)
+}
+
+// undoPCP removes what was mapped and is of no use, also when ctx is over by
+// now. Otherwise it would end by itself, later.
+func (c *Client) undoPCP(ctx context.Context, h hop, req mapRequest, now time.Time) {
+	req.lifetime, req.external, req.addr, req.prefer = 0, 0, netip.Addr{}, false
+	_, _ = c.pcp(context.WithoutCancel(ctx), h, req, now)
 }
 
 func answerOf(r mapResponse) (Answer, error) {

@@ -270,6 +270,9 @@ func (c *Client) obtain(ctx context.Context, at *attempt, e *entry) (grant, *ref
 		if r := judge(err); rank(r.state) > rank(worst.state) {
 			worst = r
 		}
+		if worst.state == Conflict {
+			break // the router has one table for all of them
+		}
 	}
 	worst.err = errors.Join(errs...)
 	return grant{}, worst

@@ -119,8 +119,7 @@ func (c *Client) mapPCP(ctx context.Context, h hop, e *entry, now time.Time) (gr
 	case err != nil:
 		return grant{}, err
 	case r.external != req.external:
-		req.lifetime, req.external, req.addr = 0, 0, netip.Addr{}
-		_, _ = c.pcp(ctx, h, req, now) // that one is of no use
+		c.undoPCP(ctx, h, req, now)
 		return c.askHolder(ctx, h, e, now)
 	}
 	return grant{proto: PCP, lease: leaseOf(r.lifetime), addr: r.addr}, nil
@@ -161,7 +160,7 @@ func (c *Client) mapPMP(ctx context.Context, h hop, e *entry, now time.Time) (gr
 		return grant{}, err
 	}
 	if r.external != e.External {
-		_, _ = c.pmp(ctx, h, e, 0, 0, now) // that one is of no use
+		_, _ = c.pmp(context.WithoutCancel(ctx), h, e, 0, 0, now) // that one is of no use
 		return c.askHolder(ctx, h, e, now)
 	}
 	return grant{proto: NATPMP, lease: leaseOf(r.lifetime)}, nil
