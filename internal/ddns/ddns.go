@@ -190,6 +190,8 @@ func New(cfg Config) (*Manager, error) {
 	m.addrs = m.state.addresses()
 	m.set.Store(set)
 	m.workers = m.newWorkers(set, nil)
+	m.watch.retain(set.entries)
+	m.watch.show()
 	return m, nil
 }
 
@@ -280,6 +282,7 @@ func (m *Manager) Prepare(cfg Config) (commit func(), err error) {
 	return func() {
 		m.mu.Lock()
 		m.workers = m.newWorkers(next, m.workers)
+		m.watch.retain(next.entries)
 		m.set.Store(next)
 		m.mu.Unlock()
 		ping(m.applied)

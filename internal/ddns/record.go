@@ -46,7 +46,7 @@ func (m *Manager) newWorkers(set *settings, before []*worker) []*worker {
 	}
 	for _, w := range before {
 		if !slices.ContainsFunc(out, func(o *worker) bool { return o.id == w.id }) {
-			m.watch.drop(w.id)
+			m.metrics.drop(w.id)
 		}
 	}
 	return out

@@ -382,6 +382,27 @@ func TestRestartStories(t *testing.T) {
 		r.wants("history a week later", len(r.m.History()), 0)
 		r.stop()
 	})
+	story(t, "what is not configured any more is not in trouble", func(t *testing.T) {
+		r := newRig(t, two, "duckdns", "desec")
+		files(t, r)
+		for _, f := range r.hosts {
+			f.api = unreachable()
+		}
+		r.start()
+		r.pass(time.Hour)
+		r.wants("open", len(r.m.Status().Outages), 2)
+		r.stop()
+		r.cfg.Entries = r.cfg.Entries[:1]
+		r.start()
+		r.wants("open after the restart", len(r.m.Status().Outages), 1)
+		cfg := r.cfg
+		cfg.Entries = nil
+		if err := r.m.Apply(cfg); err != nil {
+			t.Fatal(err)
+		}
+		r.wants("open after the reload", len(r.m.Status().Outages), 0)
+		r.stop()
+	})
 	story(t, "broken files are moved aside", func(t *testing.T) {
 		for _, text := range []string{"{", `{"version": 7}`, `{"version": 1, "believed": {"ipv4": "2001:db8::1"}}`, ""} {
 			r := newRig(t, two, "duckdns")

@@ -87,11 +87,6 @@ func newWatcher(file string, log *slog.Logger, m *metrics) *watcher {
 	}) {
 		w.outages = f.Outages
 	}
-	for _, n := range w.outages {
-		if n.Ended.IsZero() {
-			m.up(n.Provider, n.Part, false)
-		}
-	}
 	return w
 }
 
@@ -119,6 +114,17 @@ func readState(file string, log *slog.Logger, v any, check func() error) bool {
 	}
 	log.Warn("state file unreadable, moved aside; it starts anew", "file", file, "aside", aside, "err", err)
 	return false
+}
+
+// show sets the gauges of what is open since before the start.
+func (w *watcher) show() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, n := range w.outages {
+		if n.Ended.IsZero() {
+			w.metrics.up(n.Provider, n.Part, false)
+		}
+	}
 }
 
 // openLocked returns the outage that has not ended, or nil.
@@ -191,17 +197,25 @@ func (w *watcher) good(m *Manager, id, part, name string, now time.Time) {
 	}
 }
 
-// drop forgets what is open about a DNS host that is configured no more.
-func (w *watcher) drop(id string) {
+// retain forgets what is open about hosts and names that entries do not have
+// any more: nobody would ever see the end of it.
+func (w *watcher) retain(entries []*entry) {
+	names := map[string][]string{}
+	for _, e := range entries {
+		names[e.id] = e.Hosts
+	}
+	gone := func(provider, name string) bool {
+		hosts, known := names[provider]
+		return !known || name != "" && !slices.Contains(hosts, name)
+	}
 	w.mu.Lock()
+	defer w.mu.Unlock()
 	for k := range w.doubts {
-		if k.provider == id {
+		if gone(k.provider, k.name) {
 			delete(w.doubts, k)
 		}
 	}
-	w.outages = slices.DeleteFunc(w.outages, func(n Notice) bool { return n.Provider == id && n.Ended.IsZero() })
-	w.mu.Unlock()
-	w.metrics.drop(id)
+	w.outages = slices.DeleteFunc(w.outages, func(n Notice) bool { return n.Ended.IsZero() && gone(n.Provider, n.Name) })
 }
 
 // sentence says what is wrong, without the reason.

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
@@ -95,4 +96,23 @@ func TestWeekOfFlapping(t *testing.T) {
 			r.stop()
 		})
 	}
+}
+
+// TestMetricNames: what is exposed is as Prometheus wants it.
+func TestMetricNames(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, []Kind{DNSEcho, HTTPSEcho}, "duckdns")
+		reg := prometheus.NewPedanticRegistry()
+		r.cfg.Registerer = reg
+		r.start()
+		r.pass(10 * time.Minute)
+		problems, err := testutil.GatherAndLint(reg)
+		if err != nil || len(problems) > 0 {
+			t.Errorf("%v, %+v", err, problems)
+		}
+		if n, err := testutil.GatherAndCount(reg, "postern_dns_provider_up"); n != 2 || err != nil {
+			t.Errorf("%d series of postern_dns_provider_up, want the API and the name servers; %v", n, err)
+		}
+		r.stop()
+	})
 }
