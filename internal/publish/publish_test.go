@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -48,6 +49,13 @@ func newStage(t *testing.T, posts ...*post) *stage {
 		}
 	})
 	return s
+}
+
+// told are the messages so far.
+func (s *stage) told() []Outage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.outages)
 }
 
 func (s *stage) move(addr string) {
@@ -112,7 +120,7 @@ func TestWritesOnlyChanges(t *testing.T) {
 		s := newStage(t, p.post("a"))
 		synctest.Wait()
 		if p.count() != 1 || p.last().IPv4 != "203.0.113.7" || p.last().Updated == "" {
-			t.Fatalf("after the start: %+v", p.got)
+			t.Fatalf("after the start: %+v", p.last())
 		}
 		first := p.last().Updated
 		time.Sleep(7 * 24 * time.Hour)
@@ -130,7 +138,7 @@ func TestWritesOnlyChanges(t *testing.T) {
 		s.move("203.0.113.8")
 		time.Sleep(time.Hour)
 		if p.count() != 2 {
-			t.Errorf("an address that went and came back was written: %+v", p.got)
+			t.Errorf("an address that went and came back was written: %+v", p.last())
 		}
 		s.mu.Lock()
 		s.facts.Fingerprint = "sha256//y" // nobody calls Changed for a certificate
@@ -162,7 +170,7 @@ func TestTargetsAreIndependent(t *testing.T) {
 		close(hung.hold)
 		synctest.Wait()
 		if hung.count() != 2 || hung.last().IPv4 != "203.0.113.10" {
-			t.Errorf("the one that hung was sent %+v, want the first document and the last", hung.got)
+			t.Errorf("the one that hung was sent %+v, want the first document and the last", hung.last())
 		}
 		dead.answer(nil)
 		time.Sleep(maxWait * 2)
@@ -189,15 +197,16 @@ func TestFlappingWeek(t *testing.T) {
 			p.answer(nil)
 			time.Sleep(18 * time.Hour)
 		}
-		if len(s.outages) != 14 {
-			t.Fatalf("%d messages about 7 outages: %+v", len(s.outages), s.outages)
+		told := s.told()
+		if len(told) != 14 {
+			t.Fatalf("%d messages about 7 outages: %+v", len(told), told)
 		}
-		for i, o := range s.outages {
+		for i, o := range told {
 			if o.Ended.IsZero() != (i%2 == 0) || o.Target != "a" {
 				t.Errorf("message %d: %+v", i, o)
 			}
 		}
-		if lasted := s.outages[1].Ended.Sub(s.outages[1].Since); lasted < 6*time.Hour || lasted > 6*time.Hour+10*time.Minute {
+		if lasted := told[1].Ended.Sub(told[1].Since); lasted < 6*time.Hour || lasted > 6*time.Hour+10*time.Minute {
 			t.Errorf("the first outage lasted %s", lasted)
 		}
 	})
@@ -210,14 +219,14 @@ func TestHiccupIsNotTold(t *testing.T) {
 		synctest.Wait()
 		p.answer(nil)
 		time.Sleep(time.Minute)
-		if p.count() != 2 || len(s.outages) != 0 {
-			t.Errorf("%d writes, told %+v", p.count(), s.outages)
+		if told := s.told(); p.count() != 2 || len(told) != 0 {
+			t.Errorf("%d writes, told %+v", p.count(), told)
 		}
 		p.answer(&Error{Target: "a", Kind: ErrDenied, Status: 403}) // waiting does not mend a wrong key
 		s.move("203.0.113.9")
 		synctest.Wait()
-		if len(s.outages) != 1 {
-			t.Errorf("a refusal was not told at once: %+v", s.outages)
+		if told := s.told(); len(told) != 1 {
+			t.Errorf("a refusal was not told at once: %+v", told)
 		}
 	})
 }
