@@ -30,6 +30,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -388,10 +389,10 @@ func (c *Client) dial(ctx context.Context, network, _ string) (net.Conn, error) 
 // is replaced once, and so is a new one where a repetition does no harm.
 func (c *Client) send(k *call, w way) (*http.Response, error) {
 	ctx := context.WithValue(k.req.Context(), wayKey{}, w)
-	var reused, begun bool
+	var reused, begun atomic.Bool // the trace may still run when we have given up
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:              func(i httptrace.GotConnInfo) { reused = i.Reused },
-		GotFirstResponseByte: func() { begun = true },
+		GotConn:              func(i httptrace.GotConnInfo) { reused.Store(i.Reused) },
+		GotFirstResponseByte: func() { begun.Store(true) },
 	})
 	req := k.req.Clone(ctx)
 	req.URL.Scheme, req.URL.Host = "https", w.authority()
@@ -420,7 +421,7 @@ func (c *Client) send(k *call, w way) (*http.Response, error) {
 	if _, ok := errors.AsType[*unreached](err); ok {
 		return nil, err
 	}
-	if begun || ctx.Err() != nil || k.retries == 0 || !reused && !idempotent(req.Method) {
+	if begun.Load() || ctx.Err() != nil || k.retries == 0 || !reused.Load() && !idempotent(req.Method) {
 		return nil, fmt.Errorf("%s %s%s at %s: %w", req.Method, w.name, req.URL.Path, w.host, err)
 	}
 	k.retries--

@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+
 	"postern/internal/testnet"
 )
 
@@ -309,6 +311,19 @@ func FuzzErrorCode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if c := code(http.Header{}, body); len(c) > 64 || strings.ContainsAny(c, " \n\x00<") {
 			t.Errorf("%q", c)
+		}
+	})
+}
+
+// A key file is taken or refused, and never shown.
+func FuzzKeyFile(f *testing.F) {
+	f.Add([]byte("[default]\naws_access_key_id = AKIA1\naws_secret_access_key=s\n"))
+	f.Add([]byte(`{"AccessKey":{"AccessKeyId":"AKIA5","SecretAccessKey":"s"}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		for _, k := range []aws.Credentials{jsonKey(text), sharedKey(text)} {
+			if k.AccessKeyID != strings.TrimSpace(k.AccessKeyID) && !json.Valid(text) {
+				t.Errorf("%q", k.AccessKeyID)
+			}
 		}
 	})
 }

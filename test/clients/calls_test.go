@@ -112,38 +112,37 @@ func TestHelperDoesNotRepeatAPost(t *testing.T) {
 func TestHelperWithoutDNS(t *testing.T) {
 	a := newAuthority(t)
 	everyHelper(t, func(t *testing.T, kind string) {
-		for _, dead := range []map[string][]string{{}, {"home.test": nil}} { // refused; no answer
-			for _, store := range []string{"ssm", "s3", "url", "address"} {
-				account := testnet.NewAWS(t)
-				h := newHouse(t, a)
-				h.play(func(w http.ResponseWriter, _ *http.Request, _ int) bool {
-					w.Header().Set("Connection", "close")
-					return false
-				})
-				doc := documentAt(h.host, h.port)
-				hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(doc) }))
-				defer hook.Close()
-				o := h.options()
-				o.DNS, o.Connect = dead, 300
-				switch store {
-				case "ssm":
-					o.Parameter = "/postern/endpoint"
-					account.SetParameter(o.Parameter, string(doc))
-				case "s3":
-					o.Bucket, o.Key = "my-bucket", "postern/end point.json"
-					account.SetObject(o.Bucket, o.Key, doc)
-				case "url":
-					o.URL = hook.URL
-				case "address":
-					o.Address = h.host
-				}
-				c := startHelper(t, kind, o, inAWS(account)...)
-				for range 3 {
-					c.works(helperCall{Method: "POST", Path: "/x", Body: "b"}, "POST home.test:"+h.port)
-				}
-				if n := account.Calls("ssm:GetParameter") + account.Calls("s3:GetObject"); n > 1 || (n == 1) != (store == "ssm" || store == "s3") {
-					t.Errorf("%s: the document was fetched %d times; refused %q", store, n, account.Refused())
-				}
+		refused, hangs := map[string][]string{}, map[string][]string{"home.test": nil}
+		for store, dead := range map[string]map[string][]string{"ssm": hangs, "s3": refused, "url": refused, "address": hangs} {
+			account := testnet.NewAWS(t)
+			h := newHouse(t, a)
+			h.play(func(w http.ResponseWriter, _ *http.Request, _ int) bool {
+				w.Header().Set("Connection", "close")
+				return false
+			})
+			doc := documentAt(h.host, h.port)
+			hook := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(doc) }))
+			t.Cleanup(hook.Close)
+			o := h.options()
+			o.DNS, o.Connect = dead, 3000
+			switch store {
+			case "ssm":
+				o.Parameter = "/postern/endpoint"
+				account.SetParameter(o.Parameter, string(doc))
+			case "s3":
+				o.Bucket, o.Key = "my-bucket", "postern/end point.json"
+				account.SetObject(o.Bucket, o.Key, doc)
+			case "url":
+				o.URL = hook.URL
+			case "address":
+				o.Address = h.host
+			}
+			c := startHelper(t, kind, o, inAWS(account)...)
+			for range 3 {
+				c.works(helperCall{Method: "POST", Path: "/x", Body: "b"}, "POST home.test:"+h.port)
+			}
+			if n := account.Calls("ssm:GetParameter") + account.Calls("s3:GetObject"); n > 1 || (n == 1) != (store == "ssm" || store == "s3") {
+				t.Errorf("%s: the document was fetched %d times; refused %q", store, n, account.Refused())
 			}
 		}
 	})
@@ -163,6 +162,7 @@ func TestHelperAfterAMove(t *testing.T) {
 				host, port = refusing(t)
 			case "black hole":
 				host, port = blackHole(t)
+				o.Connect = 3000
 			case "stranger":
 				host, port, _ = net.SplitHostPort(newHouse(t, a, "stranger.test").Listener.Addr().String())
 			}

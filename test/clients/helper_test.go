@@ -157,7 +157,7 @@ func startHelper(t *testing.T, kind string, o helperOptions, env ...string) *hel
 		o.Timeout = 50_000 // for a loaded machine; nothing waits so long unless it is broken
 	}
 	if o.Connect == 0 {
-		o.Connect = 1000
+		o.Connect = 10_000
 	}
 	h := &helper{t: t}
 	options := func() string {

@@ -21,8 +21,8 @@ import (
 
 // The handlers of docs/callers.md under a Lambda Runtime API, with a token of
 // a fake STS, through a real postern: cold, warm, frozen and thawed, with
-// postern restarted meanwhile, and after the name's DNS died. Every invocation
-// has its result, and each reaches the backend once.
+// postern restarted meanwhile. Every invocation has its result, and each
+// reaches the backend once.
 func TestLambda(t *testing.T) {
 	for _, kind := range []string{"aws-lambda-go", "python", "node", "aws-lambda-ric"} {
 		t.Run(kind, func(t *testing.T) {
