@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
+	"postern/internal/admin"
 	"postern/internal/caller"
 	"postern/internal/config"
 	"postern/internal/proxy"
@@ -147,3 +149,27 @@ func access(book *caller.Book, names config.CallerNames) (*caller.Access, error)
 
 // useCallers makes the callers of a snapshot those that are looked after.
 func (a *App) useCallers(s *proxy.Snapshot) { a.callers.Use(s.Callers) }
+
+// callersNode is red when callers of an issuer are locked out, because its
+// keys are not known.
+func callersNode(r *caller.Registry, now time.Time) admin.Node {
+	s := r.Status(now)
+	n := admin.Node{Name: "callers", State: admin.OK}
+	if !s.ClockSet {
+		n.State = admin.Warn
+		n.Detail = "the clock is not set yet: judged by the last time known, " + s.Known.UTC().Format("2006-01-02 15:04:05") + " UTC"
+	}
+	for _, i := range s.Issuers {
+		child := admin.Node{Name: i.Issuer, State: admin.OK}
+		switch {
+		case !i.Usable && i.Err != nil:
+			child.State, child.Detail = admin.Fail, "its keys are not known: "+i.Err.Error()
+		case !i.Usable:
+			child.State, child.Detail = admin.Warn, "its keys are being fetched"
+		case i.Err != nil:
+			child.State, child.Detail = admin.Warn, "its keys of "+i.Fetched.Format("2006-01-02 15:04")+" are used on: "+i.Err.Error()
+		}
+		n.Children = append(n.Children, child)
+	}
+	return n
+}

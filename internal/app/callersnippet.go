@@ -137,11 +137,18 @@ import (
 	"encoding/json"
 %s
 	"github.com/aws/aws-lambda-go/lambda"
+	"github.com/aws/aws-lambda-go/lambdacontext"
 
-	"example.org/orders/postern" // clients/go
+	postern "postern/clients/go" // or where you copied it
 )
 
-var home = postern.New(postern.Options{Names: []string{%s}, %s})
+var home = postern.New(postern.Options{
+	Names: []string{%s}, %s,
+	RequestID: func(ctx context.Context) string {
+		lc, _ := lambdacontext.FromContext(ctx)
+		return lc.AwsRequestID
+	},
+})
 
 func handler(ctx context.Context, event json.RawMessage) (json.RawMessage, error) {
 	return home.JSON(ctx, "POST", "%s", event)

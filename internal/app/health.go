@@ -31,7 +31,7 @@ func (a *App) Health() admin.Node {
 	b, reloaded, cfg := a.built, a.reloaded, a.cfg
 	a.mu.Unlock()
 	root := admin.Node{Name: "postern", Detail: a.opt.Version, Since: a.started}
-	root.Children = append(root.Children, a.listenersNode(), configNode(reloaded), certificatesNode(a.certs.Status()), authoritiesNode(a.certs.Authorities()), backendsNode(b), notifyNode(a.outbox.Status()), a.doctorNode(), a.guardNode(cfg), a.tasksNode())
+	root.Children = append(root.Children, a.listenersNode(), configNode(reloaded), certificatesNode(a.certs.Status()), authoritiesNode(a.certs.Authorities()), callersNode(a.callers, time.Now()), backendsNode(b), notifyNode(a.outbox.Status()), a.doctorNode(), a.guardNode(cfg), a.tasksNode())
 	root.Children = append(root.Children, a.kernelNode(cfg)...)
 	root.Children = append(root.Children, a.feedsNode()...)
 	root.Children = append(root.Children, a.routerNode()...)
