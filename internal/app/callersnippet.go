@@ -57,13 +57,14 @@ func CallerSnippet(cfg *config.Config, name, language string) (string, error) {
 // httpsPortOf is ":PORT" of the https listener, "" for 443 and for any free
 // port.
 func httpsPortOf(cfg *config.Config) string {
-	for _, addr := range cfg.Listen.HTTPS {
-		if _, port, err := net.SplitHostPort(addr); err == nil && port != "443" && port != "0" {
-			return ":" + port
-		}
-		break
+	if len(cfg.Listen.HTTPS) == 0 {
+		return ""
 	}
-	return ""
+	_, port, err := net.SplitHostPort(cfg.Listen.HTTPS[0])
+	if err != nil || port == "443" || port == "0" {
+		return ""
+	}
+	return ":" + port
 }
 
 type snippet struct {

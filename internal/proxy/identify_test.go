@@ -219,3 +219,25 @@ func TestForgedIsScored(t *testing.T) {
 		t.Error("20 guesses and no ban")
 	}
 }
+
+// TestHugeTokens: credentials of 64 KiB are refused, over HTTP/1.1 and HTTP/2,
+// and the listener serves on.
+func TestHugeTokens(t *testing.T) {
+	r := callerRig(t, options{})
+	conn := r.dialTLS("http/1.1")
+	send(t, conn, "GET /orders/1 HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer "+strings.Repeat("a", 64<<10)+"\r\n\r\n")
+	if answer, _ := io.ReadAll(conn); !strings.HasPrefix(string(answer), "HTTP/1.1 431 ") {
+		t.Errorf("got %.100q", answer)
+	}
+	req, err := http.NewRequest(http.MethodGet, "https://a.test/orders/1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+strings.Repeat("a", 64<<10))
+	if status, body := statusOf(t, r.httpClient(true), req); status == 200 {
+		t.Errorf("h2: %d %s", status, body)
+	}
+	if res, body := ask(t, r.httpClient(true), "https://a.test/orders/1", "X-Api-Key", ordersKey); res.StatusCode != 200 {
+		t.Errorf("%d %s", res.StatusCode, body)
+	}
+}
