@@ -91,6 +91,26 @@ func TestHelperAfterAFreeze(t *testing.T) {
 	})
 }
 
+// After a long freeze a kept connection is not tried: what is on its way may
+// have forgotten it without a word. Go's own transport does this by the wall
+// clock.
+func TestHelperAfterALongFreeze(t *testing.T) {
+	a := newAuthority(t)
+	for _, kind := range []string{"node", "python"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t, a)
+			c := startHelper(t, kind, h.options())
+			for _, step := range []struct{ later, opened int }{{0, 1}, {20, 1}, {20, 1}, {70, 2}, {600, 3}} {
+				c.works(helperCall{Method: "POST", Path: "/x", Body: "b", Later: step.later}, "POST")
+				if opened, _ := h.counts(); opened != step.opened {
+					t.Errorf("%d s later: %d connections, want %d", step.later, opened, step.opened)
+				}
+			}
+		})
+	}
+}
+
 // A POST on a new connection that died is not repeated: it may have been done.
 func TestHelperDoesNotRepeatAPost(t *testing.T) {
 	a := newAuthority(t)

@@ -19,6 +19,7 @@ const contexts = new Map()
 for await (const line of readline.createInterface({ input: process.stdin })) {
   const c = JSON.parse(line)
   if (c.dns) dns = c.dns
+  if (c.later) { const now = Date.now, ms = c.later * 1000; Date.now = () => now() + ms }
   let context
   if (c.request) {
     context = contexts.get(c.request) ?? { awsRequestId: c.request, getRemainingTimeInMillis: () => o.timeout }

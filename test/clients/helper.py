@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import threading
+import time
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "clients", "python"))
@@ -50,6 +51,8 @@ if o["adapter"] == "requests":
 for line in sys.stdin:
     c = json.loads(line)
     dns = c["dns"] or dns
+    if c["later"]:
+        time.time = lambda now=time.time, by=c["later"]: now() + by
     body, headers = c["body"].encode() or None, {"Content-Type": "text/plain"} if c["body"] else {}
     try:
         if session:

@@ -60,6 +60,7 @@ type helperCall struct {
 	Body    string              `json:"body"`
 	Request string              `json:"request"` // Lambda's request id
 	DNS     map[string][]string `json:"dns"`     // from now on
+	Later   int                 `json:"later"`   // seconds that the wall clock goes ahead first; not in Go
 }
 
 // helperAnswer is one line from it.

@@ -123,7 +123,7 @@ func function(t *testing.T, kind string) []string {
 	}
 	client := filepath.Join("node_modules", "aws-lambda-ric", "index.mjs")
 	if _, err := os.Stat(client); err != nil {
-		t.Skip("AWS's own Node runtime client is not there: npm install --prefix test/clients aws-lambda-ric, which builds it (cmake, autoconf, libtool)")
+		t.Skip("AWS's own Node runtime client is not there: npm_config_nodedir=/usr npm install --no-save --prefix test/clients aws-lambda-ric builds it, with cmake, autoconf, automake and libtool")
 	}
 	return []string{installed(t, "node"), client, "index.handler"}
 }
