@@ -26,7 +26,7 @@ const (
 	cutHost   = 28
 	cutPath   = 48
 
-	evidencePerAddress = 6
+	evidencePerAddress = 4
 	evidenceAddresses  = 512
 )
 
