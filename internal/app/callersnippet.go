@@ -54,7 +54,7 @@ func CallerSnippet(cfg *config.Config, name, language string) (string, error) {
 	return "", fmt.Errorf("%q: want node, python or go", language)
 }
 
-// httpsPortOf is ":PORT" of the https listener, "" for 443 and for any free
+// httpsPortOf is ":PORT" of the first https listener, "" for 443 and for any free
 // port.
 func httpsPortOf(cfg *config.Config) string {
 	if len(cfg.Listen.HTTPS) == 0 {
