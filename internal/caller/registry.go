@@ -144,7 +144,7 @@ func (r *Registry) Reload() error {
 }
 
 const (
-	saveEvery = 5 * time.Minute  // how often the last use of keys and the time are written
+	saveEvery = 15 * time.Minute // how often the last use of keys and the time are written
 	lookEvery = 10 * time.Second // how often it is looked whether keys are due, and the clock is set
 )
 
@@ -215,6 +215,9 @@ func (r *Registry) noteUsage() {
 
 // save writes the time, and usage.json when it changed.
 func (r *Registry) save() {
+	if r.book.Load() == nil {
+		return // nobody is known: there is nothing to remember
+	}
 	r.clock.save(time.Now())
 	r.noteUsage()
 	r.mu.Lock()

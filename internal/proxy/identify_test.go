@@ -23,7 +23,19 @@ const (
 // callerBook knows orders and ci by their keys, and what more says.
 func callerBook(t testing.TB, more ...caller.Caller) *caller.Book {
 	t.Helper()
-	reg, err := caller.New(caller.Config{Dir: t.TempDir()})
+	book, _, _ := callerDesk(t, more...)
+	return book
+}
+
+// callerDesk is callerBook with what is behind it.
+func callerDesk(t testing.TB, more ...caller.Caller) (*caller.Book, *caller.Registry, *caller.Store) {
+	t.Helper()
+	dir := t.TempDir()
+	store, err := caller.OpenStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg, err := caller.New(caller.Config{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +54,7 @@ func callerBook(t testing.TB, more ...caller.Caller) *caller.Book {
 		_ = reg.Run(ctx)
 	}()
 	t.Cleanup(func() { cancel(); <-done })
-	return book
+	return book, reg, store
 }
 
 // callerRig serves /orders/* to orders, /all/* to both, the rest to everybody,
@@ -59,11 +71,14 @@ func callerRig(t testing.TB, o options, more ...caller.Caller) *rig {
 	for _, c := range more {
 		site.callers["/all/*"] = append(site.callers["/all/*"], c.Name)
 	}
-	o.book, o.sites = callerBook(t, more...), []testSite{site}
+	book, reg, store := callerDesk(t, more...)
+	o.book, o.sites = book, []testSite{site}
 	if o.limits == (Limits{}) {
 		o.limits = quick(patience)
 	}
-	return start(t, o)
+	r := start(t, o)
+	r.callers, r.store = reg, store
+	return r
 }
 
 // ask makes a request with header fields (name, value, …).

@@ -74,6 +74,9 @@ type rig struct {
 	access   *lockedBuffer
 	log      *lockedBuffer
 	shutdown func(ctx context.Context) int // once
+
+	callers *caller.Registry // of callerRig
+	store   *caller.Store    // of callerRig
 }
 
 // options say how a rig differs from the plain one.
