@@ -5,9 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"go/format"
+	"go/parser"
+	"go/token"
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -208,4 +212,45 @@ func (l *lockedLines) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.b.String()
+}
+
+// TestSnippets: what is printed is a program, in whatever way the caller proves
+// itself.
+func TestSnippets(t *testing.T) {
+	cfg, err := config.Parse("postern.yaml", []byte(`
+data: /tmp
+callers:
+  orders: {aws: {issuer: "https://x.tokens.sts.global.api.aws", audience: "https://mypi.duckdns.org", role: "arn:aws:iam::123456789012:role/o"}}
+  shop: {signature: {key_id: shop-1, secret: "01234567890123456789012345678901"}}
+  ci: {}
+  phone: {mtls: true}
+sites:
+  - {hosts: [mypi.duckdns.org, "*.apps.mypi.duckdns.org"], tls: {cert: a.pem, key: b.pem}, callers: [orders, shop, ci, phone], routes: [{path: /orders/*, upstream: "127.0.0.1:3000"}]}
+`), os.LookupEnv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, proof := range map[string]string{"orders": "https://mypi.duckdns.org", "shop": "shop-1", "ci": "POSTERN_KEY"} {
+		for _, language := range []string{"node", "python", "go"} {
+			text, err := CallerSnippet(cfg, name, language)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(text, proof) || !strings.Contains(text, "mypi.duckdns.org") || strings.Contains(text, "apps.") || !strings.Contains(text, "/orders/") || strings.Contains(text, "0123456789") {
+				t.Errorf("%s in %s:\n%s", name, language, text)
+			}
+			if language != "go" {
+				continue
+			}
+			if _, err := parser.ParseFile(token.NewFileSet(), "main.go", text, 0); err != nil {
+				t.Errorf("%s: %v\n%s", name, err, text)
+			}
+			if formatted, err := format.Source([]byte(text)); err != nil || string(formatted) != text {
+				t.Errorf("%s is not formatted:\n%s", name, text)
+			}
+		}
+	}
+	if _, err := CallerSnippet(cfg, "phone", "node"); err == nil || !strings.Contains(err.Error(), "has none of them") {
+		t.Errorf("phone: %v", err)
+	}
 }

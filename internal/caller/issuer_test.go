@@ -155,6 +155,24 @@ func TestTokensOfOtherIssuers(t *testing.T) {
 	}
 }
 
+// TestTokensWithoutAudience: access tokens of Cognito have a client_id.
+func TestTokensWithoutAudience(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := newFakeIssuer(t, &key.PublicKey)
+	d := newDesk(t, t.TempDir(), synced, Caller{Name: "cognito", Token: &TokenRule{Issuer: f.url, Claims: map[string]string{"client_id": "7abc", "token_use": "access"}}})
+	d.known(f.url)
+	now := time.Now()
+	for id, want := range map[string]Failure{"7abc": NoCredentials, "7abd": NotListed} {
+		token := signJOSE(t, jose.ES256, key, "0", map[string]any{"iss": f.url, "sub": "7abc", "iat": now.Unix(), "exp": now.Unix() + 300, "client_id": id, "token_use": "access"})
+		if res := d.bearer(token, now); res.Failure != want || (res.Identity != nil) != (want == NoCredentials) {
+			t.Errorf("%s: %v", id, res.Failure)
+		}
+	}
+}
+
 // TestIssuerLies: what an issuer's server says wrongly changes nothing of what
 // is known, and never makes a forged token good.
 func TestIssuerLies(t *testing.T) {

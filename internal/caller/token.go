@@ -22,7 +22,8 @@ import (
 type TokenRule struct {
 	// Issuer is the iss claim, exactly. Required.
 	Issuer string
-	// Audience is the aud claim: that one and no other. Required.
+	// Audience is the aud claim: that one and no other. "": it is not looked
+	// at, as the tokens have none; then Claims must say for whom they are.
 	Audience string
 	// KeysURL is where the issuer's keys are; "": its discovery document
 	// tells.
@@ -298,7 +299,7 @@ func (i *issuer) judge(c *claims, all map[string]any) Result {
 	}
 	for _, e := range i.plain {
 		rule := e.rule.Token
-		if !c.Audience.is(rule.Audience, true) {
+		if rule.Audience != "" && !c.Audience.is(rule.Audience, true) {
 			continue
 		}
 		if rule.matches(all) {

@@ -141,7 +141,9 @@ type JWTCaller struct {
 	// The iss claim, which is the URL of the issuer. Required.
 	Issuer string `yaml:"issuer"`
 
-	// The aud claim: this one and no other. Required.
+	// The aud claim: this one and no other. It may be left out where claims
+	// has client_id, as access tokens of Cognito have that instead. Default:
+	// none.
 	Audience string `yaml:"audience"`
 
 	// Where the issuer's keys are (a JWK set, RFC 7517). Default: where its

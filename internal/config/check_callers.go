@@ -208,7 +208,9 @@ func (c *checker) jwtCaller(path string, j *JWTCaller) {
 	if c.needs(path, "issuer", j.Issuer, "the issuer's URL, as in the iss claim of its tokens") {
 		c.issuerURL(path+".issuer", j.Issuer)
 	}
-	c.needs(path, "audience", j.Audience, "the aud claim of the tokens")
+	if j.Claims["client_id"] == "" {
+		c.needs(path, "audience", j.Audience, "the aud claim of the tokens, so that one that was made for somebody else is not taken; Cognito's access tokens have client_id under claims instead")
+	}
 	if c.written(path + ".keys") {
 		c.at(path+".keys", func() { c.httpsURL(path+".keys", j.Keys) })
 	}
