@@ -278,6 +278,29 @@ func TestRunTimes(t *testing.T) {
 	})
 }
 
+// A list that was read in the future, as far as a clock that is not set yet
+// can tell, is read again within a day.
+func TestRunBeforeTheClockIsSet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := 0
+		r := New(Config{Client: &http.Client{Transport: roundTrip(func(*http.Request) (*http.Response, error) {
+			asked++
+			return nil, io.ErrUnexpectedEOF
+		})}})
+		r.status.Read = time.Now().AddDate(26, 0, 0)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- r.Run(ctx) }()
+		time.Sleep(every + spread + time.Second)
+		synctest.Wait()
+		if asked == 0 {
+			t.Error("not asked within a day")
+		}
+		cancel()
+		<-done
+	})
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(list(600, "198.51.100.0/24")))
 	f.Add([]byte(`{"syncToken":"1","prefixes":[{"ip_prefix":"0.0.0.0/0"}]}`))

@@ -176,7 +176,8 @@ func readFile(name string) ([]byte, error) {
 // minutes after the start. It returns nil.
 func (r *Ranges) Run(ctx context.Context) error {
 	r.mu.Lock()
-	wait := max(time.Until(r.status.Read.Add(every)), afterStart)
+	// A clock that is not set yet says that it was read far in the future.
+	wait := max(min(time.Until(r.status.Read.Add(every)), every), afterStart)
 	r.mu.Unlock()
 	retry := retryFirst
 	for {
