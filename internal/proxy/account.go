@@ -90,15 +90,16 @@ func (x *exchange) charge() bool {
 	return true
 }
 
-// settle books what a request has used.
-func (x *exchange) settle() {
+// settle books what a request has used, on the day it ends: of what was used
+// before midnight nothing is left.
+func (x *exchange) settle(now time.Time) {
 	a := x.account
 	if a == nil {
 		return
 	}
 	a.used.under.Add(-1)
 	if n := max(x.length, 0) + x.sent; n > 0 && a.Bytes > 0 {
-		a.used.today(x.start).Add(n)
+		a.used.today(now).Add(n)
 	}
 }
 

@@ -171,3 +171,20 @@ func TestCallersConnectionsRest(t *testing.T) {
 		}
 	}
 }
+
+// A request that lasts over midnight does not give its caller a second day.
+func TestUsageOverMidnight(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // begins at midnight UTC
+		a := (&Account{Bytes: 100}).Since(nil)
+		late := exchange{account: a, start: time.Now()}
+		time.Sleep(day)
+		early := exchange{account: a, start: time.Now(), sent: 60}
+		a.used.under.Add(2)
+		early.settle(time.Now())
+		late.sent = 30
+		late.settle(time.Now())
+		if n := a.used.today(time.Now()).Load(); n != 90 {
+			t.Errorf("%d bytes used, want 90", n)
+		}
+	})
+}

@@ -18,13 +18,13 @@ const (
 // cuts the connection, which goes on.
 func (x *exchange) record() {
 	x.conn.inFlight.Add(-1)
+	took := time.Since(x.start)
 	x.leave()
-	x.settle()
+	x.settle(x.start.Add(took))
 	x.s.metrics.inFlight.Dec()
 	if x.taken > 0 {
 		x.s.signed.Add(-x.taken)
 	}
-	took := time.Since(x.start)
 	rm := x.s.metrics.nowhere
 	switch {
 	case x.route != nil:
