@@ -55,6 +55,7 @@ type Book struct {
 
 	certRules []*certRule
 	sts       []*stsEndpoint
+	tokenKey  []byte // of our own tokens; nil without sts
 }
 
 // Prepare makes a Book of the callers of a configuration. It does all that can

@@ -42,6 +42,8 @@ type Registry struct {
 	keysVersion atomic.Uint64 // counts up when an issuer's keys change
 	wake        chan struct{} // has something when Run has to look
 
+	reading sync.Mutex // held from reading the store until its keys count, so that none replaces newer ones
+
 	mu    sync.Mutex       // one change of the files at a time
 	usage map[string]int64 // guarded by mu: when keys were last used
 	saved map[string]int64 // guarded by mu: what the file has of it
@@ -69,8 +71,10 @@ func New(cfg Config) (*Registry, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = systemClock
 	}
-	r.replays = newReplays(time.Now(), r.metrics)
 	r.clock = newClock(filepath.Join(cfg.Dir, clockName), cfg.Clock, cfg.Log)
+	start := time.Now()
+	known, _ := r.clock.judge(start)
+	r.replays = newReplays(start, known, r.metrics)
 	path := filepath.Join(cfg.Dir, usageName)
 	used, err := readUsage(path)
 	if err != nil { // it is only told to people
@@ -106,6 +110,10 @@ func (r *Registry) Use(b *Book) {
 	}
 	r.sets = keep
 	r.mu.Unlock()
+	// What changed since b was prepared was told to the Book before it.
+	if _, err := r.readStore(); err != nil {
+		r.log.Warn("keys that were changed meanwhile are not known", "err", err)
+	}
 	r.wakeUp()
 }
 
@@ -130,17 +138,28 @@ func (r *Registry) keySetOf(src source) (*keySet, error) {
 // Reload reads the store again: what `proxy caller add` and the like changed
 // counts from then on. On an error nothing has changed.
 func (r *Registry) Reload() error {
+	t, err := r.readStore()
+	if t != nil {
+		r.log.Info("callers read again", "keys", len(t.list))
+	}
+	return err
+}
+
+// readStore gives the Book in use the keys that the store has now; nil when
+// there is none.
+func (r *Registry) readStore() (*keyTable, error) {
+	r.reading.Lock()
+	defer r.reading.Unlock()
 	b := r.book.Load()
 	if b == nil {
-		return nil
+		return nil, nil
 	}
 	t, err := b.readKeys()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	b.keys.Store(t)
-	r.log.Info("callers read again", "keys", len(t.list))
-	return nil
+	return t, nil
 }
 
 const (

@@ -28,12 +28,13 @@ type replays struct {
 	floor  time.Time             // guarded by mu; what was signed before or then is not taken
 }
 
-// newReplays begins empty: what was signed before start may have been used at
-// an earlier process, and is not taken.
-func newReplays(start time.Time, m *metrics) *replays {
+// newReplays begins empty: what was signed before known, the time of the start
+// as far as it is known, may have been used at an earlier process, and is not
+// taken. start is the same by the machine's clock, which may not be set yet.
+func newReplays(start, known time.Time, m *metrics) *replays {
 	return &replays{
 		metrics: m, max: maxSeen, now: make(map[[16]byte]struct{}), before: make(map[[16]byte]struct{}),
-		turned: start, floor: start.Truncate(time.Second).Add(-time.Second),
+		turned: start, floor: known.Truncate(time.Second).Add(-time.Second),
 	}
 }
 

@@ -65,9 +65,11 @@ func (b *Book) addSTS(e *entry, r *AWS) error {
 	if r.Function != "" {
 		return fmt.Errorf("caller %s: %w", e.name, errors.New("STS tells no function, so it can not be wanted with an sts region"))
 	}
-	if _, err := b.registry.ownTokenKey(); err != nil {
+	key, err := b.registry.ownTokenKey()
+	if err != nil {
 		return err
 	}
+	b.tokenKey = key // so that no request waits for the registry's lock, which is held while files are written
 	for _, s := range b.sts {
 		if s.base != base {
 			continue
@@ -296,8 +298,7 @@ func (b *Book) ownToken(e *entry, who awsPrincipal, now time.Time) Exchanged {
 		panic(err)
 	}
 	body := ownPrefix + base64.RawURLEncoding.EncodeToString(raw)
-	key, _ := b.registry.ownTokenKey() // was there when the Book was prepared
-	return Exchanged{body + "." + base64.RawURLEncoding.EncodeToString(mac(key, body)), ownTokenLife, ownIdentity(e, who)}
+	return Exchanged{body + "." + base64.RawURLEncoding.EncodeToString(mac(b.tokenKey, body)), ownTokenLife, ownIdentity(e, who)}
 }
 
 func ownIdentity(e *entry, who awsPrincipal) *Identity {
@@ -322,9 +323,8 @@ func (b *Book) verifyOwn(r *Request, text string) (Result, time.Time) {
 	if len(b.sts) == 0 || dot <= len(ownPrefix) {
 		return refused(Malformed), briefly
 	}
-	key, err := b.registry.ownTokenKey()
-	sum, err2 := base64.RawURLEncoding.DecodeString(text[dot+1:])
-	if err != nil || err2 != nil || subtle.ConstantTimeCompare(sum, mac(key, text[:dot])) != 1 {
+	sum, err := base64.RawURLEncoding.DecodeString(text[dot+1:])
+	if err != nil || subtle.ConstantTimeCompare(sum, mac(b.tokenKey, text[:dot])) != 1 {
 		return refused(BadSignature), briefly
 	}
 	var c ownClaims
