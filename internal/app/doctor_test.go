@@ -297,8 +297,12 @@ func TestDoctorNamesTheBrokenLink(t *testing.T) {
 			w.router.Change(func(m *testnet.RouterMode) { m.PCP, m.NATPMP, m.UPnP = false, false, false })
 		},
 			component: "router", action: "turn on UPnP or NAT-PMP"},
-		{name: "the line is down", breaks: func(w *world) { w.router.Change(func(m *testnet.RouterMode) { m.WAN = netip.Addr{} }) },
-			component: "router", action: "look at the router's status page"},
+		{name: "the line is down", breaks: func(w *world) {
+			w.router.Change(func(m *testnet.RouterMode) { m.WAN = netip.Addr{} })
+			w.echo.SetFault("*", "*", testnet.ServFail)
+		}, component: "router", action: "look at the router's status page"},
+		{name: "the router keeps a private address to itself", breaks: func(w *world) { w.router.Change(func(m *testnet.RouterMode) { m.WAN = netip.Addr{} }) },
+			component: "carrier NAT", action: "look for the WAN address on the router's own page", detail: "seen outside as " + worldAddr},
 		{name: "carrier NAT", breaks: func(w *world) {
 			w.router.Change(func(m *testnet.RouterMode) { m.WAN = netip.MustParseAddr("100.64.3.4") })
 		},

@@ -63,13 +63,33 @@ func (p *patient) addressChecks() []doctor.Check {
 	}
 	router := &asked[gateway.Answer]{ask: p.router}
 	p.atRouter = router
+	sources := p.addressSources()
+	// A router that has no public address may tell none at all, as if its line
+	// were down; but then nobody outside sees us.
+	seen := &asked[netip.Addr]{ask: func(ctx context.Context) (netip.Addr, error) {
+		if _, err := router.get(ctx); !errors.Is(err, gateway.ErrNoWAN) {
+			return netip.Addr{}, nil
+		}
+		return seenOutside(ctx, sources), nil
+	}}
 	out := []doctor.Check{
-		{ID: "router", Component: "router", Needs: []string{"route"}, Timeout: routerTime, Run: func(ctx context.Context) doctor.Result { return p.routerResult(router.get(ctx)) }},
-		{ID: "carrier NAT", Component: "carrier NAT", Needs: []string{"router"}, Timeout: routerTime, Run: func(ctx context.Context) doctor.Result { return carrierResult(router.get(ctx)) }},
+		{ID: "router", Component: "router", Needs: []string{"route"}, Timeout: routerTime + sourceTime, Run: func(ctx context.Context) doctor.Result {
+			ans, err := router.get(ctx)
+			if seenAs, _ := seen.get(ctx); seenAs.IsValid() {
+				return doctor.OK("tells no address of its own")
+			}
+			return p.routerResult(ans, err)
+		}},
+		{ID: "carrier NAT", Component: "carrier NAT", Needs: []string{"router"}, Timeout: routerTime + sourceTime, Run: func(ctx context.Context) doctor.Result {
+			if seenAs, _ := seen.get(ctx); seenAs.IsValid() {
+				return hiddenResult(seenAs)
+			}
+			return carrierResult(router.get(ctx))
+		}},
 		{ID: "double NAT", Component: "double NAT", Needs: []string{"router"}, Timeout: routerTime, Run: func(ctx context.Context) doctor.Result { return doubleResult(router.get(ctx)) }},
 	}
 	out = append(out, p.mappingChecks()...)
-	return append(out, p.sourceChecks()...)
+	return append(out, p.sourceChecks(sources)...)
 }
 
 func (p *patient) routerResult(ans gateway.Answer, err error) doctor.Result {
@@ -103,6 +123,14 @@ func carrierResult(ans gateway.Answer, err error) doctor.Result {
 	return doctor.OK("none: the router has %s", ans.Addr)
 }
 
+// hiddenResult is about a router that tells no address although its line
+// works: miniupnpd, for one, keeps an address to itself that nobody outside can
+// reach. Which kind it is, its own page shows.
+func hiddenResult(seenAs netip.Addr) doctor.Result {
+	return doctor.Bad("look for the WAN address on the router's own page; if it is 100.64 to 100.127, ask the internet provider for a public IPv4 address, or let callers come by IPv6 or through a tunnel; if it is 10, 172 or 192.168, set the box in front of the router to bridge mode",
+		"the router tells no public address of its own, and yet we are seen outside as %s: the provider's NAT is in front of it, or another router", seenAs)
+}
+
 func doubleResult(ans gateway.Answer, err error) doctor.Result {
 	switch {
 	case err != nil:
@@ -119,7 +147,7 @@ func (p *patient) mappingChecks() []doctor.Check {
 		return nil
 	}
 	if p.app == nil {
-		return []doctor.Check{{Component: "port mapping", Needs: []string{"router"}, Run: func(context.Context) doctor.Result {
+		return []doctor.Check{{Component: "port mapping", Needs: []string{"router", "carrier NAT"}, Run: func(context.Context) doctor.Result {
 			return doctor.None("postern makes the mappings while it runs")
 		}}}
 	}
@@ -129,7 +157,7 @@ func (p *patient) mappingChecks() []doctor.Check {
 		if m.IsPinhole() {
 			target += " " + m.Addr.String()
 		}
-		out = append(out, doctor.Check{ID: "port mapping " + target, Component: "port mapping", Target: target, Needs: []string{"router"}, Run: func(context.Context) doctor.Result {
+		out = append(out, doctor.Check{ID: "port mapping " + target, Component: "port mapping", Target: target, Needs: []string{"router", "carrier NAT"}, Run: func(context.Context) doctor.Result {
 			n := mappingNode(m)
 			switch {
 			case m.State == gateway.Mapped:
@@ -149,21 +177,47 @@ type said struct {
 	*asked[netip.Addr]
 }
 
-// sourceChecks ask each source, and compare what they say.
-func (p *patient) sourceChecks() []doctor.Check {
-	var out []doctor.Check
+// addressSources are the sources that the file names, each to be asked once.
+func (p *patient) addressSources() []said {
 	fromRouter := func(ctx context.Context) (netip.Addr, error) {
 		ans, err := p.atRouter.get(ctx)
 		return ans.Addr, err
 	}
 	var all []said
 	for _, s := range addressSources(&p.cfg.PublicAddress, fromRouter, func(error) {}) {
-		q := said{s, &asked[netip.Addr]{ask: s.Addr}}
-		all = append(all, q)
-		if s.Kind == ddns.Router {
+		all = append(all, said{s, &asked[netip.Addr]{ask: s.Addr}})
+	}
+	return all
+}
+
+// seenOutside is a public address that somebody outside sees us at; the zero
+// Addr if nobody tells one.
+func seenOutside(ctx context.Context, all []said) netip.Addr {
+	ctx, cancel := context.WithTimeout(ctx, sourceTime)
+	defer cancel()
+	var wg sync.WaitGroup
+	for _, q := range all {
+		if q.source.Kind != ddns.Router {
+			wg.Go(func() { _, _ = q.get(ctx) })
+		}
+	}
+	wg.Wait()
+	for _, q := range all {
+		if addr, err := q.get(ctx); err == nil && q.source.Kind != ddns.Router && ddns.Public(addr) {
+			return addr
+		}
+	}
+	return netip.Addr{}
+}
+
+// sourceChecks ask each source, and compare what they say.
+func (p *patient) sourceChecks(all []said) []doctor.Check {
+	var out []doctor.Check
+	for _, q := range all {
+		if q.source.Kind == ddns.Router {
 			continue // told above
 		}
-		out = append(out, doctor.Check{Component: "public address", Target: s.Name, Needs: []string{"internet"}, Timeout: sourceTime, Run: func(ctx context.Context) doctor.Result {
+		out = append(out, doctor.Check{Component: "public address", Target: q.source.Name, Needs: []string{"internet"}, Timeout: sourceTime, Run: func(ctx context.Context) doctor.Result {
 			addr, err := q.get(ctx)
 			if err != nil {
 				return doctor.Odd("nothing, unless all sources fail: others are asked as well", "%v", err)

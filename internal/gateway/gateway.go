@@ -117,8 +117,9 @@ var (
 	// ErrSilent means that the router speaks none of the protocols.
 	ErrSilent = errors.New("the router answers neither PCP, NAT-PMP nor UPnP: turn on UPnP (or NAT-PMP) in its settings, or forward the ports there by hand")
 
-	// ErrNoWAN means that the router itself has no address.
-	ErrNoWAN = errors.New("the router has no address of its own: its line is down")
+	// ErrNoWAN means that the router itself has no address; some say so too
+	// when it is one that nobody outside can reach.
+	ErrNoWAN = errors.New("the router tells no public address of its own: its line is down, or another NAT is in front of it")
 )
 
 // Want is what Run does.
