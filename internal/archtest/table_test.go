@@ -44,6 +44,7 @@ var rooms = map[string]room{
 	"clients/go":        {},
 	"bench":             {test: []string{"internal/config", "internal/guard"}},
 	"test/scanners":     {},
+	"test/house":        {test: []string{all}},
 	"test/clients":      {test: []string{all}},
 
 	"internal/idempotency": {},
