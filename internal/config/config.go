@@ -357,7 +357,8 @@ type Limits struct {
 
 	// Open connections from one client address (an IPv6 client counts by its
 	// /64 network). Addresses of guard.never and guard.allow are not bound
-	// by it. Default 64.
+	// by it, nor are those that known callers came from lately; an address of
+	// AWS may have a quarter of all, as many functions share it. Default 64.
 	ConnectionsPerAddress int `yaml:"connections_per_address"`
 
 	// The longest head (request line and header fields) of a request, in

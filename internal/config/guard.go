@@ -116,8 +116,10 @@ type GuardLimits struct {
 	// limits.connections_per_address holds. Default 0: that one's.
 	Connections int `yaml:"connections"`
 
-	// New connections of one client address; the addresses of never and allow
-	// are not bound by it. Absent: 30/s, and 150 at once.
+	// New connections of one client address; the addresses of never and allow,
+	// and those that known callers came from lately, are not bound by it, and
+	// an address of AWS may do ten times as much. Absent: 30/s, and 150 at
+	// once.
 	NewConnections *RateLimit `yaml:"new_connections"`
 
 	// Requests of one client address under way at once; the addresses of never

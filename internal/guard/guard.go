@@ -86,14 +86,16 @@ type Config struct {
 
 	// Connections bounds the connections open at once. 0 means 4096.
 	Connections int
-	// PerAddress bounds those of one address (IPv6: one /64 network); the
-	// addresses that are never banned are not bound by it. 0 means 64,
-	// negative means no bound.
+	// PerAddress bounds those of one address (IPv6: one /64 network). The
+	// addresses that are never banned are not bound by it, nor are those that
+	// were Authenticated lately; those that SetShared knows may have a quarter
+	// of Connections, if that is more. 0 means 64, negative means no bound.
 	PerAddress int
 	// Accepts is how often one address may open a connection, AcceptBurst
-	// how many at once; the addresses that are never banned are not bound by
-	// it. The zero Rate means 30 a second and 150, one with negative Events
-	// no bound.
+	// how many at once. The addresses that are never banned are not bound by
+	// it, nor are those that were Authenticated lately; those that SetShared
+	// knows may do 10 times as much. The zero Rate means 30 a second and 150,
+	// one with negative Events no bound.
 	Accepts     Rate
 	AcceptBurst int
 	// Requests bounds the requests of one address under way at once, in the
@@ -176,6 +178,7 @@ type policy struct {
 	acceptRate  Rate
 	acceptBurst int
 	accepts     *Limiter // nil: no bound
+	crowded     *Limiter // accepts, for shared addresses
 	perRequests int      // 0: no bound
 }
 
@@ -239,14 +242,22 @@ func (p *policy) layers(cfg Config) {
 // takeAccepts gives p the limiter of old, if it bounds the same.
 func (g *Guard) takeAccepts(p, old *policy) {
 	if old != nil && old.acceptRate == p.acceptRate && old.acceptBurst == p.acceptBurst {
-		p.accepts = old.accepts
+		p.accepts, p.crowded = old.accepts, old.crowded
 		return
 	}
 	p.accepts = g.NewLimiter(p.acceptRate, p.acceptBurst, acceptSlots)
+	p.crowded = g.NewLimiter(Rate{p.acceptRate.Events * sharedAccepts, p.acceptRate.Per}, p.acceptBurst*sharedAccepts, acceptSlots)
 }
 
-// acceptSlots is how many addresses the rate of connections is kept for.
-const acceptSlots = 4096
+const (
+	// acceptSlots is how many addresses the rate of connections is kept for.
+	acceptSlots = 4096
+	// Behind one shared address there may be a burst of a thousand functions,
+	// none of which has shown yet who it is. It gets so many times the rate of
+	// an address, and one part in so many of all connections.
+	sharedAccepts     = 10
+	sharedConnections = 4
+)
 
 // orDefault returns v, or def when v is not positive.
 func orDefault[T int | float64 | time.Duration](v, def T) T {
@@ -386,20 +397,20 @@ func (g *Guard) countConn(p *policy, k key, addr netip.Addr, against Reason, now
 	var over Reason
 	if p.mode == Off {
 		perAddress = 0
-	} else if p.accepts != nil && k != 0 && !p.accepts.Take(addr, now).OK && !g.spared(p, addr) {
+	} else if p.accepts != nil && k != 0 && !p.accepts.Take(addr, now).OK && g.tooFast(p, k, addr, now) {
 		g.LimitHit(LimitAccepts, addr, now)
 		if over = AddressRate; p.mode == Enforce {
 			return Verdict{Reason: over}
 		}
 	}
 	reason := g.conns.open(k, p.total, perAddress)
-	// Who is spared is asked only now, because it costs more than all the rest.
 	if reason == AddressConnections {
-		if !g.spared(p, addr) {
-			over = reason
-			g.LimitHit(LimitAddressConnections, addr, now)
-		}
-		if over != reason || p.mode == Detect {
+		reason = g.conns.open(k, p.total, g.widerBound(p, k, addr, now))
+	}
+	if reason == AddressConnections {
+		over = reason
+		g.LimitHit(LimitAddressConnections, addr, now)
+		if p.mode == Detect {
 			reason = g.conns.open(k, p.total, 0)
 		}
 	}
@@ -415,6 +426,28 @@ func (g *Guard) countConn(p *policy, k key, addr netip.Addr, against Reason, now
 		return Verdict{Allowed: true, Would: true, Reason: over}
 	}
 	return Verdict{Allowed: true}
+}
+
+// tooFast reports whether a connection over the rate of one address is really
+// one too many. It is asked about those alone, as is widerBound: to find out
+// who it is costs more than all the rest.
+func (g *Guard) tooFast(p *policy, k key, addr netip.Addr, now time.Time) bool {
+	if g.spared(p, addr) || g.trust.has(k, g.at(now)) {
+		return false
+	}
+	return !g.isShared(addr) || !p.crowded.Take(addr, now).OK
+}
+
+// widerBound is how many connections an address may have that has perAddress
+// of them; 0 is no bound.
+func (g *Guard) widerBound(p *policy, k key, addr netip.Addr, now time.Time) int {
+	switch {
+	case g.spared(p, addr), g.trust.has(k, g.at(now)):
+		return 0
+	case g.isShared(addr):
+		return max(p.perAddress, p.total/sharedConnections)
+	}
+	return p.perAddress
 }
 
 // ConnClosed takes back what an AllowConn that allowed counted.

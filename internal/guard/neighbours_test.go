@@ -287,6 +287,52 @@ func TestAccepts(t *testing.T) {
 	}
 }
 
+// A thousand functions that start within ten seconds, all behind one address:
+// of callers that are known, and of AWS, where it is not known yet who calls.
+func TestBurstOfCallers(t *testing.T) {
+	const burst = 1000
+	known, cloud, stranger := ip("203.0.113.7"), ip("203.0.113.8"), ip("203.0.113.9")
+	for _, within := range []time.Duration{0, 10 * time.Second} {
+		g := New(Config{Connections: 4 * burst})
+		g.SetShared(func(a netip.Addr) bool { return a == cloud })
+		g.Authenticated(known, t0)
+		refused := map[netip.Addr]map[Reason]int{known: {}, cloud: {}, stranger: {}}
+		for i := range burst {
+			now := t0.Add(within * time.Duration(i) / burst)
+			for _, a := range []netip.Addr{known, cloud, stranger} {
+				if v := g.AllowConn(a, now); !v.Allowed {
+					refused[a][v.Reason]++
+				}
+			}
+		}
+		if len(refused[known])+len(refused[cloud]) != 0 {
+			t.Errorf("within %s: known callers refused %v, AWS %v, want none", within, refused[known], refused[cloud])
+		}
+		if n := refused[stranger][AddressConnections] + refused[stranger][AddressRate]; n != burst-64 {
+			t.Errorf("within %s: %v of a stranger's %d refused, want all but 64", within, refused[stranger], burst)
+		}
+		if v := g.AllowConn(cloud, t0.Add(within)); v.Allowed || v.Reason != AddressConnections {
+			t.Errorf("within %s: %+v for more than a quarter of all connections from one address of AWS", within, v)
+		}
+		if v := g.AllowConn(known, t0.Add(within)); !v.Allowed {
+			t.Errorf("within %s: one more of a known caller: %+v", within, v)
+		}
+	}
+
+	// The rate of a shared address is a bound too.
+	g := New(Config{Connections: 1 << 16, PerAddress: -1})
+	g.SetShared(func(a netip.Addr) bool { return a == cloud })
+	allowed := 0
+	for range 4 * burst {
+		if g.AllowConn(cloud, t0).Allowed {
+			allowed++
+		}
+	}
+	if allowed < burst || allowed >= 4*burst {
+		t.Errorf("%d connections at once from one address of AWS, want %d and a bound", allowed, burst)
+	}
+}
+
 func TestRequestsUnderWay(t *testing.T) {
 	g := New(Config{Requests: 3})
 	a := ip("203.0.113.7")
