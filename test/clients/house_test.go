@@ -21,6 +21,7 @@ import (
 type home struct {
 	t     *testing.T
 	data  string
+	addr  string // where it listens, on loopback
 	port  string
 	extra string // lines of the configuration
 	app   *app.App
@@ -33,7 +34,7 @@ const shopSecret = "an-example-of-a-secret-with-forty-letters"
 // signature).
 func newHome(t *testing.T, aws *testnet.AWS, backend string) *home {
 	t.Helper()
-	h := &home{t: t, data: t.TempDir(), port: "0"}
+	h := &home{t: t, data: t.TempDir(), addr: "127.0.0.1", port: "0"}
 	h.extra = fmt.Sprintf(`
 callers:
   orders: {aws: {issuer: %q, ca: %q, audience: "https://home.test", role: %q, function: %q}}
@@ -48,7 +49,7 @@ sites:
 
 func (h *home) start() {
 	h.t.Helper()
-	text := fmt.Sprintf("listen: {http: \"\", https: \"127.0.0.1:%s\"}\nadmin: {listen: \"\"}\ndata: %q\nlog: {level: warn, access: false}\ntls: {issuer: local, on_demand: {allow: [home.test, localhost]}}\ngrace: 5s\n%s", h.port, h.data, h.extra)
+	text := fmt.Sprintf("listen: {http: \"\", https: \"%s:%s\"}\nadmin: {listen: \"\"}\ndata: %q\nlog: {level: warn, access: false}\ntls: {issuer: local, on_demand: {allow: [home.test, localhost]}}\ngrace: 5s\n%s", h.addr, h.port, h.data, h.extra)
 	cfg, err := config.Parse("test.yaml", []byte(text), func(string) (string, bool) { return "", false })
 	if err != nil {
 		h.t.Fatal(err)

@@ -22,6 +22,13 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if options := os.Getenv(matrixEnv); options != "" {
+		if err := matrixGo(options); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	grpclog.SetLoggerV2(interopLog{grpclog.NewLoggerV2(os.Stderr, os.Stderr, os.Stderr)})
 	os.Exit(m.Run())
 }

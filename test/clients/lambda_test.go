@@ -121,9 +121,12 @@ func function(t *testing.T, kind string) []string {
 	case "node":
 		return []string{installed(t, "node"), "runtime.mjs"}
 	}
-	client := filepath.Join("node_modules", "aws-lambda-ric", "index.mjs")
-	if _, err := os.Stat(client); err != nil {
-		t.Skip("AWS's own Node runtime client is not there: npm_config_nodedir=/usr npm install --no-save --prefix test/clients aws-lambda-ric builds it, with cmake, autoconf, automake and libtool")
+	client, err := filepath.Abs("ric/node_modules/aws-lambda-ric/index.mjs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Join(filepath.Dir(client), "rapid-client.node")); err != nil {
+		t.Skip("AWS's own Node runtime client is not there: npm_config_nodedir=/usr npm ci --prefix test/clients/ric builds it, with cmake, autoconf, automake, libtool, a C++ compiler and the headers of Node")
 	}
 	return []string{installed(t, "node"), client, "index.handler"}
 }
