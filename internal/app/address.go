@@ -37,6 +37,7 @@ func (a *App) addressConfig(cfg *config.Config, check *dnscheck.Checker) ddns.Co
 		Interval:  cfg.PublicAddress.Interval,
 		See:       check.SeeAddr,
 		OnAddress: a.addressChanged,
+		OnLink:    func() { a.gateway.Poke() },
 		OnNotice:  a.dnsHostNoticed,
 	}
 	if cfg.WantsPublicAddress() {

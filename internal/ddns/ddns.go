@@ -117,6 +117,10 @@ type Config struct {
 	// Local lists the addresses of this machine. Nil: the system is asked.
 	Local func() ([]LocalAddr, error)
 
+	// OnLink is called when a link or an address of this machine changed. It
+	// must not block.
+	OnLink func()
+
 	// Watch calls changed when links or addresses change, until ctx is done.
 	// Nil: the system tells, where it can.
 	Watch func(ctx context.Context, changed func()) error
@@ -302,6 +306,13 @@ func (m *Manager) Addresses() Addresses {
 // another one unseen. It does not block.
 func (m *Manager) Sure() bool { return m.sure.Load() }
 
+func (m *Manager) linkChanged() {
+	if f := m.set.Load().OnLink; f != nil {
+		f()
+	}
+	m.Kick()
+}
+
 // Kick has all sources asked soon, because something may have changed. It does
 // not block.
 func (m *Manager) Kick() { ping(m.kick) }
@@ -342,7 +353,7 @@ func (m *Manager) steadily(ctx context.Context, what string, fn func(context.Con
 }
 
 func (m *Manager) followLinks(ctx context.Context) {
-	if err := m.set.Load().Watch(ctx, m.Kick); err != nil && ctx.Err() == nil {
+	if err := m.set.Load().Watch(ctx, m.linkChanged); err != nil && ctx.Err() == nil {
 		m.log.Debug("changes of links are not told, so addresses are polled only", "err", err)
 	}
 }

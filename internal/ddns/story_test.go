@@ -35,10 +35,13 @@ func TestAddressStories(t *testing.T) {
 	})
 	story(t, "a link changes, everybody is asked at once", func(t *testing.T) {
 		r := newRig(t, three)
+		told := 0
+		r.cfg.OnLink = func() { told++ }
 		r.start()
 		r.pass(30 * time.Second)
 		r.say(home2, "router", "dns", "https")
 		r.link()
+		r.wants("links told to others", told, 1)
 		r.pass(3 * time.Second)
 		r.wants("after 3 s", r.believed(), home2)
 		before := r.asked["dns"]
