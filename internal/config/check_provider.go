@@ -90,6 +90,10 @@ func (c *checker) provider(path string, name *string, all map[string][]string, a
 		}
 		return false
 	}
+	if hint := providerHint(*name, all); hint != "" {
+		c.errorf(at, "%q is unknown; %s", *name, hint)
+		return false
+	}
 	c.choice(at, name, names...)
 	needs, ok := all[*name]
 	if !ok {
@@ -112,6 +116,33 @@ func (c *checker) provider(path string, name *string, all map[string][]string, a
 		})
 	}
 	return true
+}
+
+// providerHint says what a name that is no provider's means, "" if it does not
+// know.
+func providerHint(name string, all map[string][]string) string {
+	name = strings.ToLower(name)
+	label, rest, _ := strings.Cut(strings.TrimPrefix(name, "www."), ".")
+	if _, known := all[label]; known && rest != "" {
+		return `did you mean "` + label + `"?`
+	}
+	if _, ddns := all["dyndns2"]; !ddns {
+		return ""
+	}
+	endpoint := ""
+	switch label {
+	case "noip", "no-ip":
+		endpoint = "https://dynupdate.no-ip.com"
+	case "dynu":
+		endpoint = "https://api.dynu.com"
+	case "freedns", "afraid":
+		endpoint = "https://freedns.afraid.org"
+	case "fritz", "fritzbox", "fritz!box", "myfritz", "myfritz!":
+		return "the FRITZ!Box keeps its MyFRITZ! name itself, so leave ddns out for that name"
+	default:
+		return ""
+	}
+	return "it speaks dyndns2: write provider: dyndns2, endpoint: " + endpoint + ", key: YOUR-USER-NAME, secret: YOUR-PASSWORD"
 }
 
 // providerKey checks one key of the provider.

@@ -118,6 +118,9 @@ type seenRoute struct {
 // unreachable reports a route that an earlier one leaves nothing for.
 func (c *checker) unreachable(at string, pat pattern, methods []string, before []seenRoute) {
 	for _, b := range before {
+		if c.unknown[b.at] { // its path may be what was misspelt
+			continue
+		}
 		if b.pat.covers(pat) && coversMethods(b.methods, methods) {
 			c.errorf(at, "is never reached, as %s takes all its requests first; move it up or remove it", c.where(b.at))
 			return

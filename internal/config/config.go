@@ -64,14 +64,15 @@ type Config struct {
 	// At which address the Internet reaches this house.
 	PublicAddress PublicAddress `yaml:"public_address"`
 
-	// The DNS hosts that are kept informed of it. Default: none.
+	// The DNS hosts that are kept informed of it: one entry, or a list of
+	// them. Default: none.
 	DDNS []DDNS `yaml:"ddns"`
 
 	// Certificates.
 	TLS TLS `yaml:"tls"`
 
 	// Where the address of this house is published for callers, beside the
-	// DNS. Default: nowhere.
+	// DNS: one entry, or a list of them. Default: nowhere.
 	Publish []Publish `yaml:"publish"`
 
 	// Who is refused, and for how long.

@@ -4,7 +4,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
-	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -144,7 +144,11 @@ func (d *decoder) resolve(n ast.Node, path string) (ast.Node, func()) {
 		case *ast.AliasNode:
 			a := d.anchor(t)
 			if a == nil {
-				d.fail(path, "*%s refers to no anchor above; write &%s before the value to be repeated", nodeText(t.Value), nodeText(t.Value))
+				if text := nodeText(t.Value); text == "" || strings.HasPrefix(text, ".") {
+					d.fail(path, `a value that begins with * needs quotes, want "*%s"`, text)
+				} else {
+					d.fail(path, "*%s refers to no anchor above; write &%s before the value to be repeated", text, text)
+				}
 				return nil, done
 			}
 			n = a
@@ -320,6 +324,12 @@ func (d *decoder) shortList(n ast.Node, v reflect.Value, path string) bool {
 	case ACMEs:
 		d.onlyGroup(n, v, path, `{directory: "https://…"}`)
 		return true
+	case []DDNS:
+		d.onlyGroup(n, v, path, `{provider: duckdns, hosts: [mypi.duckdns.org], token: …}`)
+		return true
+	case []Publish:
+		d.onlyGroup(n, v, path, `{ssm: {region: …, parameter: …}}`)
+		return true
 	case Channels:
 		d.onlyGroup(n, v, path, `{discord: "https://discord.com/api/webhooks/…"}`)
 		return true
@@ -387,6 +397,9 @@ func (d *decoder) fromScalar(n ast.Node, v reflect.Value, path string) bool {
 		is := "is a plain value"
 		if isList {
 			is = "is a list"
+		}
+		if path == "" {
+			is = "the file " + is
 		}
 		d.fail(path, "%s, want %s", is, kindOf(v.Type()))
 		return false
@@ -510,36 +523,17 @@ func (d *decoder) secretFile(n ast.Node, v reflect.Value, at, sibling string) {
 	}
 	path := d.env.resolve(d.dir, name)
 	text, err := readSecret(path)
+	if errors.Is(err, fs.ErrNotExist) && mayBeSecret(name, path) {
+		// The secret itself under the wrong key is a common slip, and its
+		// error goes to logs.
+		d.fail(at, "its value is not a file (and not shown, as it may be the secret itself); want the path of a file, or the secret as %s", sibling)
+		return
+	}
 	if err != nil {
 		d.fail(at, "%v", err)
 		return
 	}
 	v.Set(reflect.ValueOf(NewSecret(text)))
-}
-
-// readSecret returns the content of a file without the newline at its end.
-func readSecret(path string) (string, error) {
-	const most = 64 << 10
-	if path == "" {
-		return "", errors.New("is empty, want the path of a file")
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("file %s: %w", path, pathCause(err))
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	switch {
-	case err != nil:
-		return "", fmt.Errorf("file %s: %w", path, pathCause(err))
-	case len(b) > most:
-		return "", fmt.Errorf("file %s: larger than 64 KiB, which no secret is", path)
-	}
-	text := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
-	if text == "" {
-		return "", fmt.Errorf("file %s: empty, want the secret in it", path)
-	}
-	return text, nil
 }
 
 // pathCause strips the operation and the path, which the message already

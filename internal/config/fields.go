@@ -42,6 +42,9 @@ func keysOf(t reflect.Type) []string {
 // key that was meant, the place where it belongs, or all there are.
 func unknownKey(key string, t reflect.Type, fields map[string]int) string {
 	keys := keysOf(t)
+	if s := needlessKey(key); s != "" {
+		return s
+	}
 	if k := knownKey(key, keys); k != "" {
 		return `unknown key; did you mean "` + k + `"?`
 	}

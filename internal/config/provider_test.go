@@ -46,3 +46,20 @@ func TestProviders(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestSingleEntry: one entry needs no list, for ddns and publish as for notify.
+func TestSingleEntry(t *testing.T) {
+	src := "ddns: {provider: desec, hosts: [mypi.dedyn.io], token: t}\n" +
+		"publish: {webhook: {url: 'https://hooks.example.net/postern', secret: an-example-of-a-long-secret}}\n" +
+		"sites: [{hosts: [mypi.dedyn.io], upstream: '127.0.0.1:3000'}]\n"
+	cfg, err := parse("postern.yaml", []byte(src), testEnv())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(cfg.DDNS) != 1 || cfg.DDNS[0].Provider != "desec" || cfg.DDNS[0].IPv6 != "auto" {
+		t.Errorf("ddns %+v, want one entry with its defaults", cfg.DDNS)
+	}
+	if len(cfg.Publish) != 1 {
+		t.Errorf("publish %+v, want one entry", cfg.Publish)
+	}
+}

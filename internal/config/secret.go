@@ -2,9 +2,13 @@ package config
 
 import (
 	"crypto/subtle"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
 )
 
 const redacted = "<secret>"
@@ -57,3 +61,48 @@ func (s Secret) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `
 
 // LogValue returns <secret>.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// mayBeSecret reports whether what was written as the path of a file that does
+// not exist looks like a secret instead: a URL, or a long word with digits and
+// without an ending, in no folder there is.
+func mayBeSecret(name, path string) bool {
+	if strings.Contains(name, "://") {
+		return true
+	}
+	if len(name) < 12 || !strings.ContainsAny(name, "0123456789") {
+		return false
+	}
+	if ext := filepath.Ext(name); len(ext) > 1 && len(ext) <= 5 {
+		return false
+	}
+	if strings.ContainsRune(name, filepath.Separator) {
+		_, err := os.Stat(filepath.Dir(path))
+		return err != nil
+	}
+	return true
+}
+
+// readSecret returns the content of a file without the newline at its end.
+func readSecret(path string) (string, error) {
+	const most = 64 << 10
+	if path == "" {
+		return "", errors.New("is empty, want the path of a file")
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("file %s: %w", path, pathCause(err))
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("file %s: %w", path, pathCause(err))
+	case len(b) > most:
+		return "", fmt.Errorf("file %s: larger than 64 KiB, which no secret is", path)
+	}
+	text := strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r")
+	if text == "" {
+		return "", fmt.Errorf("file %s: empty, want the secret in it", path)
+	}
+	return text, nil
+}

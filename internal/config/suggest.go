@@ -100,6 +100,30 @@ func keyWord(key string) string {
 		return "trusted_proxies"
 	case "logging", "logs":
 		return "log"
+	case "user", "username", "login":
+		return "key"
+	case "password", "passwd":
+		return "secret"
+	}
+	return ""
+}
+
+// needlessKey says what to do about a key that other programs want and postern
+// has no use for, "" if it is none of those.
+func needlessKey(key string) string {
+	switch strings.ToLower(strings.ReplaceAll(key, "-", "_")) {
+	case "websocket", "websockets", "websockets_support", "allow_websocket_upgrade":
+		return "unknown key; WebSockets pass without one, remove it"
+	case "http2", "http2_support", "h2":
+		return "unknown key; HTTP/2 is always there, remove it"
+	case "ssl_forced", "force_ssl", "https_redirect", "redirect_https", "auto_https":
+		return "unknown key; port 80 leads to https by itself (http: redirect), remove it"
+	case "gzip", "compress", "compression", "encode":
+		return "unknown key; answers go out as the app sends them, compressed or not, remove it"
+	case "basic_auth", "basicauth", "auth_basic", "access_list":
+		return "unknown key; who may call is written with callers, and passwords of people are the app's to ask for"
+	case "staging":
+		return "unknown key; write acme: {directory: https://acme-staging-v02.api.letsencrypt.org/directory}"
 	}
 	return ""
 }
