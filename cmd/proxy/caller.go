@@ -242,6 +242,7 @@ counted.`,
 			return nil
 		},
 	}
+	ask.cmd = cmd
 	cmd.Flags().StringVarP(&ask.file, "config", "c", "", "configuration file")
 	cmd.Flags().StringVar(&ask.addr, "admin", "", "admin address, host:port or unix:/path")
 	return cmd

@@ -144,7 +144,7 @@ func completeCert(ask *asking) cobra.CompletionFunc {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		quick := *ask
-		quick.timeout = time.Second
+		quick.timeout, quick.quiet = time.Second, true
 		list, _, err := listCerts(cmd.Context(), &quick)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp

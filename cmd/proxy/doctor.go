@@ -65,6 +65,9 @@ func examine(ctx context.Context, ask *asking) (doctor.Report, error) {
 	}
 	if addr != "" {
 		r, err := app.AskDoctor(ctx, addr, token)
+		if err == nil && len(ask.refused) > 0 {
+			return app.RefusedFile(r, ask.refused[0].File, ask.refused), nil
+		}
 		if err == nil || cfg == nil || !app.NobodyAnswers(err) {
 			return r, err
 		}

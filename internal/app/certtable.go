@@ -156,9 +156,11 @@ func span(d time.Duration) string {
 	return fmt.Sprintf("%dh%02dm", d/time.Hour, d%time.Hour/time.Minute)
 }
 
-// moment is a time in the past, without its day if that is less than one ago.
+// moment is a time before or after now, without its day where that is clear: it
+// is today's, or not yet a day ago.
 func moment(t, now time.Time) string {
-	if now.Sub(t) < 24*time.Hour {
+	today := t.Local().Format(time.DateOnly) == now.Local().Format(time.DateOnly)
+	if today || now.After(t) && now.Sub(t) < 24*time.Hour {
 		return t.Local().Format("15:04")
 	}
 	return clock(t)

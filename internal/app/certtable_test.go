@@ -84,3 +84,23 @@ func TestRenewedCert(t *testing.T) {
 		t.Errorf("%v %s", ok, text)
 	}
 }
+
+// TestMoment: a time without a day is today's, or less than a day ago.
+func TestMoment(t *testing.T) {
+	now := time.Date(2026, 11, 22, 21, 4, 0, 0, time.Local)
+	for _, tt := range []struct {
+		t    time.Time
+		want string
+	}{
+		{now.Add(-time.Hour), "20:04"},
+		{now.Add(-22 * time.Hour), "23:04"},
+		{now.Add(-25 * time.Hour), "2026-11-21 20:04"},
+		{now.Add(10 * time.Minute), "21:14"},
+		{now.Add(3 * time.Hour), "2026-11-23 00:04"},
+		{now.Add(24 * time.Hour), "2026-11-23 21:04"},
+	} {
+		if got := moment(tt.t, now); got != tt.want {
+			t.Errorf("moment(%s) at %s: %q, want %q", tt.t, now, got, tt.want)
+		}
+	}
+}

@@ -2,9 +2,9 @@ package app
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -83,11 +83,27 @@ func Unreadable(ctx context.Context, file string, err error) doctor.Report {
 	list := []doctor.Check{{
 		ID: "config", Component: "config", Target: file,
 		Run: func(context.Context) doctor.Result {
-			return doctor.Bad("correct the file; `proxy validate` lists every mistake with its line", "%v", err)
+			return doctor.Bad(correctFile, "%v", err)
 		},
 	}}
 	return doctor.Run(ctx, append(list, p.networkChecks()...))
 }
+
+// RefusedFile puts into the report of a running postern that its file would be
+// refused as it is now.
+func RefusedFile(r doctor.Report, file string, err error) doctor.Report {
+	bad := doctor.Bad(correctFile, "would be refused now: %v", err)
+	finding := doctor.Finding{Component: "config", Target: file, Status: bad.Status, Detail: bad.Detail, Action: bad.Action}
+	if i := slices.IndexFunc(r.Checks, func(f doctor.Finding) bool { return f.Component == "config" }); i >= 0 {
+		r.Checks[i] = finding
+	} else {
+		r.Checks = slices.Insert(r.Checks, 0, finding)
+	}
+	return r
+}
+
+// correctFile is what to do about a file that is refused.
+const correctFile = "correct the file; `proxy validate` lists every mistake with its line"
 
 // AskDoctor has the running postern at its admin address examine itself. When
 // nobody answers, NobodyAnswers tells.
@@ -241,7 +257,11 @@ func (a *App) doctorNode() admin.Node {
 			child.Name += " " + f.Target
 		}
 		if f.Action != "" {
-			child.Detail = fmt.Sprintf("%s; %s", f.Detail, f.Action)
+			between := "; "
+			if strings.HasSuffix(f.Detail, "?") {
+				between = " "
+			}
+			child.Detail = f.Detail + between + f.Action
 		}
 		n.Children = append(n.Children, child)
 	}
@@ -265,7 +285,7 @@ func (p *patient) channelChecks() []doctor.Check {
 			case s.Disabled:
 				return doctor.Bad("make a new webhook and set it in the file: this one is refused", "disabled until its configuration changes: %s", s.LastError)
 			case s.Failing:
-				return doctor.Odd("nothing: messages wait and are sent when it is back", "%s; tried again %s", s.LastError, s.NextTry.Format("15:04:05"))
+				return doctor.Odd("nothing to do: messages wait and are sent when it is back", "%s; tried again %s", s.LastError, s.NextTry.Format("15:04:05"))
 			}
 			return doctor.OK("%s", s.Service)
 		}})

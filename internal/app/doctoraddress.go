@@ -220,7 +220,7 @@ func (p *patient) sourceChecks(all []said) []doctor.Check {
 		out = append(out, doctor.Check{Component: "public address", Target: q.source.Name, Needs: []string{"internet"}, Timeout: sourceTime, Run: func(ctx context.Context) doctor.Result {
 			addr, err := q.get(ctx)
 			if err != nil {
-				return doctor.Odd("nothing, unless all sources fail: others are asked as well", "%v", err)
+				return doctor.Odd("nothing to do, unless all sources fail: others are asked as well", "%v", err)
 			}
 			return doctor.OK("%s", addr)
 		}})
@@ -330,9 +330,9 @@ func apiResult(err error) doctor.Result {
 	case err == nil, errors.Is(err, dnsapi.ErrRejected):
 		return doctor.OK("answers")
 	case errors.Is(err, dnsapi.ErrLimited):
-		return doctor.Odd("nothing: it is asked again later", "%v", err)
+		return doctor.Odd("nothing to do: it is asked again later", "%v", err)
 	}
-	return doctor.Bad("nothing: the record stays as it is, and postern goes on by itself when the host is back; a second ddns entry at another host would go on meanwhile", "%v", err)
+	return doctor.Bad("nothing to do: the record stays as it is, and postern goes on by itself when the host is back; a second ddns entry at another host would go on meanwhile", "%v", err)
 }
 
 // accessKnown is what the running process learnt from writing: some hosts take

@@ -242,7 +242,7 @@ func dnsAction(c dnscheck.Cause) string {
 	case dnscheck.NotAName:
 		return "correct the host name in the file"
 	}
-	return "nothing: it is the DNS host's to mend, and postern goes on by itself when it has; a second name at another DNS host would go on meanwhile"
+	return "nothing to do: it is the DNS host's to mend, and postern goes on by itself when it has; a second name at another DNS host would go on meanwhile"
 }
 
 // authorityChecks look whether each certificate authority can be reached.
@@ -257,7 +257,7 @@ func (p *patient) authorityChecks() []doctor.Check {
 				if s.State == "ok" {
 					return doctor.OK("answers")
 				}
-				r := doctor.Odd("nothing: what is held is served, and the next try comes by itself; a second authority under tls.acme would help now", "%s: %s", s.State, s.LastError)
+				r := doctor.Odd("nothing to do: what is held is served, and the next try comes by itself; a second authority under tls.acme would help now", "%s: %s", s.State, s.LastError)
 				if !s.NextTry.IsZero() {
 					r.Detail += "; asked again " + clock(s.NextTry)
 				}

@@ -59,7 +59,7 @@ func configNode(r reloadResult) admin.Node {
 		n.State, n.Since = admin.Warn, r.at
 		n.Detail = "the last reload was refused, the one before still runs: " + r.err.Error()
 	case !r.at.IsZero():
-		n.Detail = "reloaded " + r.at.Format(time.RFC3339)
+		n.Detail = "reloaded " + clock(r.at)
 	}
 	return n
 }
