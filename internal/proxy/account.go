@@ -98,7 +98,7 @@ func (x *exchange) settle(now time.Time) {
 		return
 	}
 	a.used.under.Add(-1)
-	if n := max(x.length, 0) + x.sent; n > 0 && a.Bytes > 0 {
+	if n := x.length + x.sent; n > 0 && a.Bytes > 0 {
 		a.used.today(now).Add(n)
 	}
 }

@@ -188,3 +188,67 @@ func TestUsageOverMidnight(t *testing.T) {
 		}
 	})
 }
+
+// What a caller sends counts although it does not say beforehand how much it
+// will be.
+func TestQuotaOfUndeclaredBytes(t *testing.T) {
+	sink := func(w http.ResponseWriter, q *http.Request) {
+		if q.Header.Get("Upgrade") == "" {
+			_, _ = io.Copy(io.Discard, q.Body)
+			return
+		}
+		nc, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer nc.Close()
+		_, _ = io.WriteString(nc, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		_, _ = io.CopyN(io.Discard, rw, 30)
+	}
+	refused := func(t *testing.T, r *rig, client *http.Client) {
+		t.Helper()
+		for end := time.Now().Add(patience); ; { // the last byte may be here before it is booked
+			res, body := ask(t, client, "https://a.test/", "X-Api-Key", ordersKey)
+			if res.StatusCode == 429 && strings.Contains(body, "bytes_used_up") {
+				return
+			}
+			if time.Now().After(end) {
+				t.Fatalf("%d %s", res.StatusCode, body)
+			}
+		}
+	}
+	eachProtocol(t, func(t *testing.T, h2 bool) {
+		r := accountRig(t, &Account{Bytes: 20}, quick(patience), sink)
+		client := r.httpClient(h2)
+		q, err := http.NewRequest(http.MethodPost, "https://a.test/", struct{ io.Reader }{strings.NewReader(strings.Repeat("x", 30))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("X-Api-Key", ordersKey)
+		res, err := client.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode != 200 {
+			t.Fatal(res.StatusCode)
+		}
+		refused(t, r, client)
+	})
+	t.Run("tunnel", func(t *testing.T) {
+		r := accountRig(t, &Account{Bytes: 20}, quick(patience), sink)
+		nc := r.dialTLS("http/1.1")
+		defer nc.Close()
+		send(t, nc, "GET / HTTP/1.1\r\nHost: a.test\r\nX-Api-Key: "+ordersKey+"\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		br := bufio.NewReader(nc)
+		res, err := http.ReadResponse(br, nil)
+		if err != nil || res.StatusCode != 101 {
+			t.Fatalf("%v %v", res, err)
+		}
+		send(t, nc, strings.Repeat("x", 30))
+		_, _ = io.Copy(io.Discard, br)
+		_ = nc.Close()
+		refused(t, r, r.httpClient(false))
+	})
+}

@@ -52,6 +52,7 @@ type clientBody struct {
 	closed   bool                     // guarded by mu; nobody wants the rest
 	done     bool                     // guarded by mu; read to its end
 	released bool                     // guarded by mu; over is closed
+	came     int64                    // guarded by mu; bytes that were read
 	err      error                    // guarded by mu; why it ended otherwise
 }
 
@@ -91,6 +92,7 @@ func (b *clientBody) end(n int, err error, start time.Time) (int, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.reading = false
+	b.came += int64(n)
 	b.idle.Broadcast()
 	b.budget = min(b.budget-time.Since(start)+time.Duration(n)*time.Second/minBodyRate, b.stall)
 	if b.control != nil && b.stall > 0 && !b.closed && (err != nil || !b.h1) {

@@ -35,6 +35,8 @@ type message interface {
 	// viaStd runs do with net/http's types for the request, or answers that
 	// it has none.
 	viaStd(x *exchange, do func(*stdMessage))
+	// received is how many bytes of the body came so far.
+	received() int64
 	// hangUp ends the exchange without an answer. It may panic with
 	// http.ErrAbortHandler.
 	hangUp(x *exchange)
@@ -62,7 +64,7 @@ type exchange struct {
 	rawHost   string // the Host field, or :authority
 	rawTarget string // the request target as sent
 	proto     proto
-	length    int64 // the declared length of the body; -1: not known, 0: none
+	length    int64 // the declared length of the body; -1: not known, 0: none. In the end what came
 
 	// Facts, set by begin.
 	start   time.Time

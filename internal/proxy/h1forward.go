@@ -19,7 +19,7 @@ type h1Body struct {
 	budget time.Duration // how long the client may still keep us waiting
 	earned int64         // bytes since the last wait, which buy time
 	waited bool          // the client was waited for
-	read   int64         // bytes of content
+	read   atomic.Int64  // bytes of content
 	max    int64         // the most there may be; 0: no bound
 	end    bool
 
@@ -29,7 +29,8 @@ type h1Body struct {
 }
 
 func (b *h1Body) reset() {
-	b.budget, b.earned, b.waited, b.read, b.max, b.end = 0, 0, false, 0, 0, false
+	b.budget, b.earned, b.waited, b.max, b.end = 0, 0, false, 0, false
+	b.read.Store(0)
 	b.over.Store(false)
 	b.aborted.Store(false)
 	b.interim.open()
@@ -66,7 +67,7 @@ func (i *interim) say(f func() error) error {
 }
 
 // tooLong reports whether the client sent more than it may.
-func (b *h1Body) tooLong() bool { return b.max > 0 && b.read > b.max }
+func (b *h1Body) tooLong() bool { return b.max > 0 && b.read.Load() > b.max }
 
 // maxHeld is the largest body that is read as a whole before a backend is
 // asked, so that it can be sent again.
@@ -122,7 +123,7 @@ func (h *h1) forward(x *exchange, rt *Route) {
 }
 
 func (h *h1) failed(x *exchange, err error) {
-	if h.body.read > 0 && !h.body.end && !h.in.BodyDone() || errors.Is(err, http1.ErrBody) || h.body.tooLong() {
+	if h.body.read.Load() > 0 && !h.body.end && !h.in.BodyDone() || errors.Is(err, http1.ErrBody) || h.body.tooLong() {
 		h.closing = true
 	}
 	if x.upstreamFailed(err, leftBy(err)) {
@@ -222,7 +223,8 @@ func (h *h1) hold(x *exchange, limit int64) ([]byte, bool) {
 		held = append(held, p...)
 	}
 	h.arm(time.Time{})
-	h.body.max, h.body.read = 0, 0
+	h.body.max = 0
+	h.body.read.Store(0)
 	h.req.Expect100 = false
 	if h.req.Framing == http1.Chunked {
 		h.req.Framing = http1.ByLength
@@ -262,7 +264,7 @@ func (h *h1) readBody() ([]byte, error) {
 	default:
 		p, err = h.awaitBody()
 	}
-	h.body.read += int64(len(p))
+	h.body.read.Add(int64(len(p)))
 	h.body.earned += int64(len(p))
 	switch {
 	case h.body.aborted.Load():
@@ -306,7 +308,7 @@ func (h *h1) more() ([]byte, error) {
 	if h.body.end {
 		return nil, io.EOF
 	}
-	if h.wreq.Expect100 && h.body.read == 0 && h.in.Buffered() == 0 {
+	if h.wreq.Expect100 && h.body.read.Load() == 0 && h.in.Buffered() == 0 {
 		if h.body.interim.say(h.sayContinue) != nil {
 			return nil, errClientGone
 		}
@@ -588,5 +590,6 @@ func (h *h1) upgrade(x *exchange) {
 	}
 	h.arm(time.Time{})
 	h.dropBuffer()
-	x.sent = int64(len(early)) + h.s.tunnel(h.nc, h.nc, backend)
+	x.sent, x.length = h.s.tunnel(h.nc, h.nc, backend)
+	x.sent += int64(len(early))
 }

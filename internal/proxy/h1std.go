@@ -119,7 +119,7 @@ func (b *h1Reader) Read(p []byte) (int, error) {
 	defer b.mu.Unlock()
 	if len(b.left) == 0 && b.err == nil {
 		h := b.h
-		if h.req.Expect100 && h.body.read == 0 && h.in.Buffered() == 0 {
+		if h.req.Expect100 && h.body.read.Load() == 0 && h.in.Buffered() == 0 {
 			h.req.Expect100 = false
 			if _, err := io.WriteString(h.nc, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
 				return 0, errClientGone

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 	"unsafe"
 
@@ -34,7 +35,7 @@ type h2Message struct {
 	interim interim // also guards the fields that wait in st for the next head
 
 	framed  []byte        // what goes to the backend next
-	read    int64         // bytes of the body
+	read    atomic.Int64  // bytes of the body
 	max     int64         // the most there may be; 0: no bound
 	budget  time.Duration // how long the client may still keep us waiting for the body
 	end     bool          // the body was passed on to its end
@@ -124,7 +125,8 @@ func (m *h2Message) free() {
 	m.x, m.trace = exchange{}, upstream.Trace{}
 	m.wreq.Body, m.wreq.More = nil, nil
 	m.interim.open()
-	m.begun, m.end, m.asked, m.chunked, m.read, m.max, m.budget = false, false, false, false, 0, 0, 0
+	m.begun, m.end, m.asked, m.chunked, m.max, m.budget = false, false, false, false, 0, 0
+	m.read.Store(0)
 	pool.Put(m)
 }
 
@@ -354,7 +356,8 @@ func (m *h2Message) hold(x *exchange, limit int64) ([]byte, bool) {
 			break
 		}
 	}
-	m.max, m.read = 0, 0
+	m.max = 0
+	m.read.Store(0)
 	return held, true
 }
 
@@ -364,10 +367,10 @@ func (m *h2Message) holdShort(n int) error {
 	if err != nil && err != io.EOF {
 		return errClientGone
 	}
-	m.read = int64(len(p))
+	m.read.Store(int64(len(p)))
 	if m.st.BodyDone() { // the usual case: it came with the head
 		m.wreq.Body = p
-		if m.max > 0 && m.read > m.max {
+		if m.max > 0 && m.read.Load() > m.max {
 			return &bodyTooLargeError{}
 		}
 		return nil
@@ -394,12 +397,12 @@ func (m *h2Message) holdShort(n int) error {
 func (m *h2Message) readBody() ([]byte, error) {
 	start := time.Now()
 	p, err := m.st.Next()
-	m.read += int64(len(p))
+	m.read.Add(int64(len(p)))
 	if stall := m.x.snap.Limits.Stall; stall > 0 {
 		m.budget = min(m.budget-time.Since(start)+time.Duration(len(p))*time.Second/minBodyRate, stall)
 	}
 	switch {
-	case m.max > 0 && m.read > m.max:
+	case m.max > 0 && m.read.Load() > m.max:
 		return nil, &bodyTooLargeError{}
 	case err == io.EOF:
 		return p, io.EOF

@@ -104,6 +104,7 @@ func (b *h2Reader) Read(p []byte) (int, error) {
 		return 0, http.ErrBodyReadAfterClose
 	}
 	n, err := b.m.st.Read(p)
+	b.m.read.Add(int64(n))
 	switch {
 	case err == io.EOF:
 		for _, f := range b.m.st.Trailers() {

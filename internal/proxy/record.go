@@ -19,6 +19,9 @@ const (
 func (x *exchange) record() {
 	x.conn.inFlight.Add(-1)
 	took := time.Since(x.start)
+	if x.length < 0 {
+		x.length = x.msg.received()
+	}
 	x.leave()
 	x.settle(x.start.Add(took))
 	x.s.metrics.inFlight.Dec()
@@ -57,6 +60,18 @@ func (x *exchange) record() {
 	}
 }
 
+func (h *h1) received() int64        { return h.body.read.Load() }
+func (m *h2Message) received() int64 { return m.read.Load() }
+
+func (m *stdMessage) received() int64 {
+	if m.body == nil {
+		return 0
+	}
+	m.body.mu.Lock()
+	defer m.body.mu.Unlock()
+	return m.body.came
+}
+
 // accessLine writes the one line of this request. Everything a stranger sent
 // is quoted by the handler and cut to a bound.
 func (x *exchange) accessLine(rm *routeMetrics, took time.Duration) {
@@ -69,7 +84,7 @@ func (x *exchange) accessLine(rm *routeMetrics, took time.Duration) {
 		slog.String("proto", x.proto.String()),
 		slog.Bool("tls", x.secure),
 		slog.Int("status", x.status),
-		slog.Int64("bytes_in", max(x.length, 0)),
+		slog.Int64("bytes_in", x.length),
 		slog.Int64("bytes_out", x.sent),
 		slog.Float64("duration_ms", ms(took)),
 		slog.String("site", rm.site),

@@ -45,7 +45,7 @@ func (m *stdMessage) upgrade(x *exchange, out *http.Request, res *http.Response)
 		x.err, x.verdict = err, "client_gone"
 		return
 	}
-	m.w.bytes = x.s.tunnel(client, io.MultiReader(take(buffered.Reader), client), backend)
+	m.w.bytes, x.length = x.s.tunnel(client, io.MultiReader(take(buffered.Reader), client), backend)
 }
 
 // beforeUpgrade tells a client that was too early.
@@ -69,8 +69,9 @@ func writeSwitch(w *bufio.Writer, res *http.Response) error {
 
 // tunnel copies both ways. A side that ends its direction is told to the
 // other as a half-close where the connection knows one; the tunnel is over
-// when both have ended, or one has failed.
-func (s *Server) tunnel(client net.Conn, fromClient io.Reader, backend io.ReadWriteCloser) (sent int64) {
+// when both have ended, or one has failed. It returns the bytes that were sent
+// to the client, and those that came from it.
+func (s *Server) tunnel(client net.Conn, fromClient io.Reader, backend io.ReadWriteCloser) (sent, came int64) {
 	s.metrics.tunnels.Inc()
 	defer s.metrics.tunnels.Dec()
 	var both sync.WaitGroup
@@ -81,13 +82,14 @@ func (s *Server) tunnel(client net.Conn, fromClient io.Reader, backend io.ReadWr
 		}
 	}
 	both.Go(func() { // ends with the connections; waited for below
-		_, err := io.Copy(backend, fromClient)
+		var err error
+		came, err = io.Copy(backend, fromClient)
 		half(backend, err)
 	})
-	n, err := io.Copy(client, backend)
+	sent, err := io.Copy(client, backend)
 	half(client, err)
 	both.Wait()
-	return n
+	return sent, came
 }
 
 // take returns what net/http had already read.
