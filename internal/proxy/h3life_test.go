@@ -135,7 +135,7 @@ func TestH3ListenerCloses(t *testing.T) {
 		<-release
 		_, _ = io.WriteString(w, "done")
 	})
-	r := start(t, options{sites: []testSite{proxyTo(t, b)}, limits: Limits{Grace: patience}})
+	r := start(t, options{sites: []testSite{proxyTo(t, b)}, limits: Limits{Grace: 10 * patience}})
 	d, other := r.listenH3(), r.listenH3()
 	stays := clientH3(t, other)
 	res, err := stays.Get("https://probe.test/ping")
