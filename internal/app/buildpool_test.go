@@ -2,6 +2,7 @@ package app
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -134,4 +135,15 @@ sites:
 	shows("check /h: status 503") // by a new pool
 	sick.Store(false)
 	shows("1 backend")
+}
+
+// A bound beyond what is counted is none: it does not turn into one that lets
+// nobody in.
+func TestRouteLimitOfManyRequests(t *testing.T) {
+	b := &built{quotas: make(map[string]*sharedQuota), gates: make(map[string]*proxy.RouteGate)}
+	var rt proxy.Route
+	b.routeLimits(&rt, "a", &config.Config{}, &config.Route{Limits: &config.RouteLimits{Requests: math.MaxInt}}, nil)
+	if rt.Gate == nil || rt.Gate.Most <= 0 {
+		t.Errorf("%+v", rt.Gate)
+	}
 }

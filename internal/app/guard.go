@@ -119,7 +119,7 @@ func (b *built) routeLimits(rt *proxy.Route, scope string, cfg *config.Config, r
 	if l.Requests <= 0 {
 		return
 	}
-	rt.Gate = &proxy.RouteGate{Most: int32(l.Requests)}
+	rt.Gate = &proxy.RouteGate{Most: int32(min(l.Requests, 1<<30))}
 	if before != nil {
 		if old := before.gates[scope]; old != nil && old.Most == rt.Gate.Most {
 			rt.Gate = old
