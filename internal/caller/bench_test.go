@@ -14,8 +14,11 @@ func BenchmarkIdentify(b *testing.B) {
 	key, _ := newKey()
 	d := newDesk(b, b.TempDir(), synced, orders(a), Caller{Name: "ci", KeyHashes: []KeyHash{HashKey(key)}})
 	d.known(a.Issuer)
-	for _, bb := range []struct{ name, credential string }{{"api_key", key}, {"aws_jwt_cached", a.Token(nil)}} {
-		r := &Request{Method: "GET", Path: "/", Fields: fields{}, Now: time.Now(), Credentials: Credentials{Authorization: "Bearer " + bb.credential}}
+	for _, bb := range []struct {
+		name, credential string
+		memo             *Memo
+	}{{"api_key", key, new(Memo)}, {"aws_jwt_cached", a.Token(nil), nil}, {"aws_jwt_same_connection", a.Token(nil), new(Memo)}} {
+		r := &Request{Memo: bb.memo, Method: "GET", Path: "/", Fields: fields{}, Now: time.Now(), Credentials: Credentials{Authorization: "Bearer " + bb.credential}}
 		if res := d.book.Identify(r); res.Identity == nil {
 			b.Fatal(res.Failure)
 		}

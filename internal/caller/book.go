@@ -11,7 +11,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
-	"unsafe"
 )
 
 // Caller is one caller of the configuration: its name and how it may prove
@@ -256,15 +255,24 @@ func (b *Book) bearer(r *Request, text string) Result {
 	case len(text) > maxToken:
 		return refused(TooLarge)
 	}
-	hash := sha256.Sum256(unsafe.Slice(unsafe.StringData(text), len(text))) // a copy would cost more than the hash
-	if k := b.keys.Load().find(&hash); k != nil {
+	hash, known := r.Memo.find(text)
+	res := b.byHash(r, text, &hash)
+	if !known && res.Identity != nil {
+		r.Memo.keep(text, hash)
+	}
+	return res
+}
+
+// byHash judges a credential with the given hash.
+func (b *Book) byHash(r *Request, text string, hash *[sha256.Size]byte) Result {
+	if k := b.keys.Load().find(hash); k != nil {
 		return k.check(r.Now)
 	}
 	switch {
 	case strings.HasPrefix(text, ownPrefix):
-		return b.own(r, text, &hash)
+		return b.own(r, text, hash)
 	case strings.Count(text, ".") == 2:
-		return b.token(r, text, &hash)
+		return b.token(r, text, hash)
 	case mistyped(text):
 		return refused(Malformed)
 	}

@@ -148,6 +148,7 @@ type Request struct {
 	Credentials
 
 	Peer    *Peer      // the client's certificate; nil: none
+	Memo    *Memo      // of the connection; nil: none
 	Client  netip.Addr // who asks, for limits
 	HasBody bool
 	Now     time.Time

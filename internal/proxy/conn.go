@@ -44,6 +44,7 @@ type clientConn struct {
 	inFlight   atomic.Int32 // requests in the handler
 	secured    atomic.Bool  // the TLS handshake is done
 	judged     atomic.Bool  // already refused or scored as a connection
+	memo       caller.Memo  // of its last token
 	known      atomic.Bool  // a known caller's: it may rest longer
 	brutal     atomic.Bool  // close with a reset
 	writeLimit atomic.Int64 // the write deadline now set, Unix nanoseconds

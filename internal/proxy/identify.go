@@ -18,7 +18,7 @@ func (x *exchange) identify() bool {
 	r := caller.Request{
 		Method: x.method, Scheme: x.scheme, Host: x.rawHost, Path: x.path, Query: x.query,
 		Credentials: x.msg.credentials(), Client: x.client, HasBody: x.length != 0, Now: x.start,
-		Peer: x.conn.cert,
+		Peer: x.conn.cert, Memo: &x.conn.memo,
 	}
 	if !r.Any() && r.Peer == nil {
 		return true
