@@ -191,11 +191,12 @@ func (m *stdMessage) begin(x *exchange, rt *Route, key string, out *http.Request
 }
 
 // first carries the request out to its end, even if the client leaves: it will
-// be back and ask what became of it.
+// be back and ask what became of it. Only the end of the server cuts it.
 func (m *stdMessage) first(x *exchange, rt *Route, out *http.Request, body []byte, turn *idempotency.Turn[StoredAnswer]) {
 	defer turn.GiveUp() // unless it is answered
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(m.r.Context()), onceWork)
 	defer cancel()
+	defer context.AfterFunc(x.s.over, cancel)()
 	if rt.HashBy != nil {
 		ctx = upstream.WithKey(ctx, x.balanceKey(rt))
 	}

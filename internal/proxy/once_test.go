@@ -225,3 +225,28 @@ func TestOnceDoesNotWaitForEver(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// The end of the grace cuts what goes on for a client that is gone, as it does
+// everything else: nothing that has to be stopped afterwards waits for it.
+func TestOnceEndsWithTheServer(t *testing.T) {
+	eachProtocol(t, func(t *testing.T, h2 bool) {
+		r := startOnce(t, Once{})
+		defer close(r.gate)
+		ctx, leave := context.WithCancel(t.Context())
+		left := make(chan error, 1)
+		go func() {
+			_, err := r.ask(ctx, r.httpClient(h2), "/gate", "order", idem, "k")
+			left <- err
+		}()
+		within(t, "the request", r.inside)
+		leave()
+		if err := within(t, "the client's end", left); err == nil {
+			t.Error("it did not leave")
+		}
+		over, cut := context.WithCancel(context.Background())
+		cut()
+		stopped := make(chan int, 1)
+		go func() { stopped <- r.shutdown(over) }()
+		within(t, "the end of Shutdown", stopped)
+	})
+}

@@ -192,10 +192,12 @@ type Server struct {
 	h2        *h2.Server
 	copies    copies // of requests, for mirrors
 	pools     pools
-	headLimit int           // bytes of a request head
-	date      dateText      // the Date field of answers we write ourselves
-	leaving   atomic.Bool   // Shutdown has begun: connections end with their exchange
-	left      chan struct{} // closed when leaving is set
+	headLimit int                // bytes of a request head
+	date      dateText           // the Date field of answers we write ourselves
+	leaving   atomic.Bool        // Shutdown has begun: connections end with their exchange
+	left      chan struct{}      // closed when leaving is set
+	over      context.Context    // ends when Shutdown cuts what is still under way
+	cut       context.CancelFunc // ends over
 
 	mu        sync.Mutex
 	listeners map[net.Listener]struct{} // guarded by mu
@@ -235,6 +237,7 @@ func New(cfg Config, first *Snapshot) (*Server, error) {
 		quic:      make(map[*quicEngine]struct{}),
 		suspects:  newSuspects(),
 	}
+	s.over, s.cut = context.WithCancel(context.Background()) // of the server's life, which begins here
 	if s.headLimit <= 0 {
 		s.headLimit = defaultHead
 	}
@@ -325,6 +328,7 @@ func (s *Server) open() int {
 }
 
 func (s *Server) cutAll() int {
+	s.cut()
 	s.mu.Lock()
 	left := make([]*clientConn, 0, len(s.conns))
 	for c := range s.conns {
