@@ -149,13 +149,14 @@ func (c *Client) askPCP(ctx context.Context, h hop, now time.Time) (Answer, erro
 	for _, e := range c.talk.entries {
 		if e.state == Mapped && e.proto == PCP && e.router == h.router && e.internal.Addr() == local && !e.remake {
 			req := c.pcpRequest(e, local)
-			r, err := c.pcp(ctx, h, req, now)
+			r, err := c.pcpAgain(ctx, h, req, now)
 			if err != nil {
 				return Answer{}, err
 			}
 			if r.external != e.External {
 				e.remake = true // somebody else has our port now
 			}
+			e.addr = r.addr
 			return answerOf(r)
 		}
 	}

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -331,6 +332,38 @@ func TestAddressChanges(t *testing.T) {
 }
 
 // Nobody who asked for nothing sends anything.
+// A mapping goes over to the router's new address and stays ours: its lease is
+// renewed, and it is given back.
+func TestMappingMovesWithTheAddress(t *testing.T) {
+	for i := range 2 * len(routers) {
+		r, restarts := routers[i/2], i%2 == 1
+		t.Run(fmt.Sprintf("%s, which restarts %t", r.name, restarts), func(t *testing.T) {
+			g := newRig(t, r.mode)
+			g.after(0)
+			g.wantStates(all(r.by))
+			next := netip.MustParseAddr("203.0.113.99")
+			g.r.Change(func(m *testnet.RouterMode) { m.WAN = next })
+			if restarts {
+				g.r.Reboot()
+			}
+			g.after(time.Minute)
+			g.after(40 * time.Minute)
+			g.wantStates(all(r.by))
+			if s := g.c.Status(); s.Answer == nil || s.Answer.Addr != next {
+				t.Errorf("the router's address is %+v, want %s", s.Answer, next)
+			}
+			for _, m := range g.c.Status().Mappings {
+				if m.ByHand || m.Lease == 0 {
+					t.Errorf("%s: %+v, want it ours and for a time", m.Port, m)
+				}
+			}
+			g.c.Set(Want{})
+			g.after(time.Minute)
+			g.wantTable(0)
+		})
+	}
+}
+
 func TestNothingWanted(t *testing.T) {
 	g := newRig(t, nil)
 	g.c.Set(Want{})

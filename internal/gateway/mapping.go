@@ -106,11 +106,11 @@ func (c *Client) pcpRequest(e *entry, local netip.Addr) mapRequest {
 // mapPCP asks for a mapping or a pinhole by PCP.
 func (c *Client) mapPCP(ctx context.Context, h hop, e *entry, now time.Time) (grant, error) {
 	req := c.pcpRequest(e, e.internal.Addr())
-	r, err := c.pcp(ctx, h, req, now)
+	r, err := c.pcpAgain(ctx, h, req, now)
 	pe, _ := errors.AsType[*pcpError](err)
 	if pe != nil && pe.code == pcpUnsuppOption {
 		req.prefer = false
-		r, err = c.pcp(ctx, h, req, now)
+		r, err = c.pcpAgain(ctx, h, req, now)
 		pe, _ = errors.AsType[*pcpError](err)
 	}
 	switch {
@@ -123,6 +123,18 @@ func (c *Client) mapPCP(ctx context.Context, h hop, e *entry, now time.Time) (gr
 		return c.askHolder(ctx, h, e, now)
 	}
 	return grant{proto: PCP, lease: leaseOf(r.lifetime), addr: r.addr}, nil
+}
+
+// pcpAgain asks for a mapping by PCP, at the external address that it had. A
+// router that has another address by now refuses that (RFC 6887 section 13.2;
+// miniupnpd always does); then at whichever it has.
+func (c *Client) pcpAgain(ctx context.Context, h hop, req mapRequest, now time.Time) (mapResponse, error) {
+	r, err := c.pcp(ctx, h, req, now)
+	if pe, ok := errors.AsType[*pcpError](err); ok && pe.code == pcpCannotExternal && req.addr.IsValid() {
+		req.addr = netip.Addr{}
+		r, err = c.pcp(ctx, h, req, now)
+	}
+	return r, err
 }
 
 // unmapPCP gives a mapping back (RFC 6887 section 15).

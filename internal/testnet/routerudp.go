@@ -96,12 +96,15 @@ func (r *Router) pcpLocked(from netip.AddrPort, b []byte) []byte {
 		}
 		want.External = want.External%65535 + 1
 	}
-	granted := r.putLocked(at, want, time.Duration(lifetime)*time.Second)
-	binary.BigEndian.PutUint16(body[18:], want.External)
 	ext := r.toldLocked()
 	if client.Is6() {
 		ext = client
 	}
+	if asked := netip.AddrFrom16([16]byte(body[20:36])).Unmap(); prefer && !asked.IsUnspecified() && asked != ext {
+		return fail(11) // RFC 6887 section 13.2: it has not that address
+	}
+	granted := r.putLocked(at, want, time.Duration(lifetime)*time.Second)
+	binary.BigEndian.PutUint16(body[18:], want.External)
 	a := ext.As16()
 	copy(body[20:], a[:])
 	return r.pcpAnswerLocked(op, 0, uint32(granted/time.Second), body)
