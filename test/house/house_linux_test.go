@@ -206,14 +206,30 @@ func TestHouse(t *testing.T) {
 	t.Logf("all of it took %.0f s", time.Since(began).Seconds())
 }
 
+// wantWell expects that the doctor finds nothing broken, and the mappings ours.
+func (h *house) wantWell(t *testing.T) {
+	t.Helper()
+	r := h.doctor(t)
+	if got := failures(r); len(got) > 0 {
+		t.Errorf("the doctor finds broken: %v", got)
+	}
+	mapped := 0
+	for _, f := range r.Checks {
+		if f.Component == "port mapping" && strings.HasPrefix(f.Detail, "mapped by ") {
+			mapped++
+		}
+	}
+	if mapped != 2 {
+		t.Errorf("%d ports are mapped by us, want 443 and 80", mapped)
+	}
+}
+
 func (h *house) comesUp(t *testing.T) {
 	h.back(t, h.born, nil)
 	if got := h.outside.history(); !slices.Equal(got, []string{firstWAN}) {
 		t.Errorf("the record was %v, want %s alone", got, firstWAN)
 	}
-	if got := failures(h.doctor(t)); len(got) > 0 {
-		t.Errorf("the doctor finds broken: %v", got)
-	}
+	h.wantWell(t)
 }
 
 // The promise: home is reached again within the time of the record plus 10 s.
@@ -231,6 +247,7 @@ func (h *house) addressChanges(t *testing.T) {
 	if got := h.outside.history(); !slices.Equal(got, []string{firstWAN, secondWAN}) {
 		t.Errorf("the record was %v, want one change", got)
 	}
+	h.wantWell(t)
 }
 
 func (h *house) hostDown(t *testing.T) {
