@@ -48,9 +48,10 @@ func newBanList() *cobra.Command {
 	var ask asking
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "Show who is banned: why, since when, until when",
-		Args:  noArgs,
+		Use:        "list",
+		SuggestFor: []string{"ls", "show"},
+		Short:      "Show who is banned: why, since when, until when",
+		Args:       noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return ask.askRunning(cmd.Context(), "ban list", func(ctx context.Context, addr, token string) error {
 				list, err := app.Bans(ctx, addr, token)
@@ -74,8 +75,9 @@ func newBanAdd() *cobra.Command {
 	var ttl time.Duration
 	var note string
 	cmd := &cobra.Command{
-		Use:   "add ADDRESS",
-		Short: "Ban an address or a network now",
+		Use:        "add ADDRESS",
+		SuggestFor: []string{"block"},
+		Short:      "Ban an address or a network now",
 		Long: `add bans ADDRESS: an address, an IPv4 /24, an IPv6 /64 or /48. An IPv6 address
 stands for its /64 network. Addresses that are never banned (guard.never,
 guard.allow, trusted_proxies, this machine's own) are refused. A ban it has
@@ -101,8 +103,9 @@ already is replaced.`,
 func newBanDel() *cobra.Command {
 	var ask asking
 	cmd := &cobra.Command{
-		Use:   "del ADDRESS",
-		Short: "End a ban, and forget what led to it",
+		Use:        "del ADDRESS",
+		SuggestFor: []string{"remove", "rm", "delete", "unban"},
+		Short:      "End a ban, and forget what led to it",
 		Long: `del ends the ban of ADDRESS and forgets the ones before it and its score, so that
 it begins again as if it were new. For a plain address the ban of its
 neighbourhood ends too; a network given with its length is taken as it is.`,

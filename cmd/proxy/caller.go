@@ -68,8 +68,9 @@ func newCallerAdd() *cobra.Command {
 	var ask asking
 	var o app.NewCaller
 	cmd := &cobra.Command{
-		Use:   "add NAME",
-		Short: "Make an API key, or a client certificate, for a caller",
+		Use:        "add NAME",
+		SuggestFor: []string{"create", "new"},
+		Short:      "Make an API key, or a client certificate, for a caller",
 		Long: `add makes an API key of 256 random bits for the caller NAME and prints it, this
 once: the data folder keeps its SHA-256 alone. A caller has two good keys at
 most. With --mtls it makes a private key and a client certificate instead and
@@ -120,8 +121,9 @@ func newCallerRevoke() *cobra.Command {
 	var ask asking
 	var id string
 	cmd := &cobra.Command{
-		Use:   "revoke NAME",
-		Short: "Take back keys and certificates of a caller",
+		Use:        "revoke NAME",
+		SuggestFor: []string{"remove", "rm", "delete", "del"},
+		Short:      "Take back keys and certificates of a caller",
 		Long: `revoke takes back every API key and certificate of the caller NAME that was
 made by add and rotate; with --key only the one with that id or serial, as list
 shows it. They are refused from now on, on open connections too.`,
@@ -145,9 +147,14 @@ func newCallerList() *cobra.Command {
 	var ask asking
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "Show the callers, how each proves itself, and when keys were last used",
-		Args:  noArgs,
+		Use:        "list",
+		SuggestFor: []string{"ls", "show"},
+		Short:      "Show the callers, how each proves itself, and when keys were last used",
+		Long: `list shows a line for each way in which a caller can prove itself. Its state is
+ok, expired, revoked, unconfigured (there is a key, and the configuration does
+not name the caller) or missing (the caller is named, and has no key or
+certificate that is good: make one with add).`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			list, note, err := listCallers(cmd.Context(), &ask)
 			if err != nil {
@@ -203,6 +210,9 @@ Secrets are not in it: it reads them from the environment.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := healthConfig(ask.file)
 			var text string
+			if language == "" {
+				err = fmt.Errorf("want the language; the command is `proxy caller test %s --snippet node`, or python, or go", args[0])
+			}
 			if err == nil {
 				text, err = app.CallerSnippet(cfg, args[0], language)
 			}
@@ -215,7 +225,6 @@ Secrets are not in it: it reads them from the environment.`,
 	}
 	cmd.Flags().StringVarP(&ask.file, "config", "c", "", "configuration file")
 	cmd.Flags().StringVar(&language, "snippet", "", "node, python or go")
-	_ = cmd.MarkFlagRequired("snippet") // fails only for a flag that is not there
 	return cmd
 }
 

@@ -28,8 +28,9 @@ func newCertsList() *cobra.Command {
 	var ask asking
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "Show every certificate: until when, what comes next, what is wrong",
+		Use:        "list",
+		SuggestFor: []string{"ls", "show"},
+		Short:      "Show every certificate: until when, what comes next, what is wrong",
 		Long: `list shows the certificates of the running postern: issuer, key, until when,
 when a new one is tried next, and the verdict about the name's DNS. Below it
 stand what holds a certificate up and the last error, in the authority's own

@@ -102,6 +102,13 @@ func unknownCommand(root *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
 	}
+	if args[0] == "reload" || args[0] == "stop" {
+		return fmt.Errorf("unknown command %q; the running process is told by its service manager or a signal: %s", args[0],
+			map[string]string{
+				"reload": "`systemctl reload postern` or `kill -HUP PID` reads the file again",
+				"stop":   "`systemctl stop postern` or `kill PID` lets requests finish",
+			}[args[0]])
+	}
 	meant := ""
 	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
 		meant = fmt.Sprintf("did you mean %q? ", near[0])

@@ -19,8 +19,9 @@ import (
 func newValidate() *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use:   "validate",
-		Short: "Check the configuration and say everything that is wrong",
+		Use:        "validate",
+		SuggestFor: []string{"check", "configtest", "lint"},
+		Short:      "Check the configuration and say everything that is wrong",
 		Long: `validate reads the configuration as run would, and prints every error with
 file, line, key and the way out. It reads the certificate files too. It exits
 with 0 when run would accept the file, with 1 otherwise; warnings do not count.
@@ -105,8 +106,9 @@ func newCompletion() *cobra.Command {
 func newHealth() *cobra.Command {
 	var ask asking
 	cmd := &cobra.Command{
-		Use:   "health",
-		Short: "Ask the running postern how it is",
+		Use:        "health",
+		SuggestFor: []string{"status"},
+		Short:      "Ask the running postern how it is",
 		Long: `health prints the health tree of the running postern. It exits with 0 when
 nothing fails, with 1 when something does or nobody answers: what a
 container's health check wants. It finds the admin address in the

@@ -20,8 +20,9 @@ import (
 func newRun() *cobra.Command {
 	var file, host, to string
 	cmd := &cobra.Command{
-		Use:   "run",
-		Short: "Serve until told to stop",
+		Use:        "run",
+		SuggestFor: []string{"start", "serve"},
+		Short:      "Serve until told to stop",
 		Long: `run serves until SIGTERM or SIGINT, finishing requests in flight; a second
 signal ends it at once. SIGHUP or SIGUSR1 reads the configuration again: a bad
 file changes nothing and is told in the log.

@@ -257,8 +257,10 @@ func TestPageSummary(t *testing.T) {
 		{Node{Name: "p", State: OK}, "all is well", 1},
 		{Node{Name: "p", State: Warn, Detail: "d"}, "works, with a warning", 1},
 		{Node{Name: "p"}, "not known yet", 1},
-		{Node{Name: "p", Children: []Node{{Name: "a", State: Fail}, {Name: "b", State: Fail}}}, "2 things fail", 2},
-		{Node{Name: "p", State: Fail, Children: []Node{{Name: "a", State: OK}}}, "1 thing fails", 2},
+		{Node{Name: "p", Children: []Node{{Name: "a", State: Fail}, {Name: "b", State: Fail}}}, "2 things fail: a, b", 2},
+		{Node{Name: "p", State: Fail, Children: []Node{{Name: "a", State: OK}}}, "1 thing fails: p", 2},
+		{Node{Name: "p", Children: []Node{{Name: "a", Children: []Node{{Name: "b", State: Fail}}}, {Name: "c", State: OK}}}, "1 thing fails: b", 3},
+		{Node{Name: "p", Children: []Node{{Name: "a", State: Fail}, {Name: "b", State: Fail}, {Name: "c", State: Fail}, {Name: "d", State: Fail}}}, "4 things fail: a, b, c and others", 4},
 	}
 	for _, tt := range tests {
 		tree := tt.tree.Resolve()

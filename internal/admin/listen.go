@@ -39,7 +39,7 @@ func Listen(addr string) (net.Listener, error) {
 		return nil, fmt.Errorf("admin: socket %s: the path has %d bytes, want at most %d", path, len(path), maxSocketPath)
 	}
 	if err := removeStale(path); err != nil {
-		return nil, fmt.Errorf("admin: socket %s: %w", path, err)
+		return nil, err // the caller knows the path
 	}
 	l, err := net.Listen("unix", path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -63,6 +63,9 @@ func removeStale(path string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if info.IsDir() {
+		return errors.New("there is a folder, not a socket; remove it or choose another path")
 	}
 	if info.Mode().Type() != fs.ModeSocket {
 		return errors.New("there is a file that is not a socket; remove it or choose another path")

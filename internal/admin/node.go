@@ -163,6 +163,17 @@ func (n Node) Causes() []string {
 	return causes
 }
 
+// failing returns the names of what Causes tells about.
+func (n Node) failing() []string {
+	var names []string
+	n.walk(nil, func(_ []string, n Node) {
+		if n.State == Fail && !n.derived() {
+			names = append(names, oneLine(n.Name))
+		}
+	})
+	return names
+}
+
 // derived reports whether a child is as bad as n, so that the child's line
 // tells the cause.
 func (n Node) derived() bool {

@@ -86,13 +86,17 @@ func (p *page) write(w http.ResponseWriter, tree Node, tables []Table) error {
 	return err
 }
 
-// summary is the whole state in a few words.
+// summary is the whole state in a few words, with the first of what fails: the
+// reason for which the page is opened may be far down.
 func summary(tree Node) string {
-	switch causes := len(tree.Causes()); {
-	case tree.State == Fail && causes == 1:
-		return "1 thing fails"
+	const most = 3
+	switch names := tree.failing(); {
+	case tree.State == Fail && len(names) == 1:
+		return "1 thing fails: " + names[0]
+	case tree.State == Fail && len(names) > most:
+		return fmt.Sprintf("%d things fail: %s and others", len(names), strings.Join(names[:most], ", "))
 	case tree.State == Fail:
-		return fmt.Sprintf("%d things fail", causes)
+		return fmt.Sprintf("%d things fail: %s", len(names), strings.Join(names, ", "))
 	case tree.State == Warn:
 		return "works, with a warning"
 	case tree.State == OK:

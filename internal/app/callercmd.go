@@ -25,7 +25,7 @@ type CallerInfo struct {
 	Caller  string    `json:"caller"`
 	Method  string    `json:"method"`       // of caller.Method, without the difference between the two kinds of signatures
 	ID      string    `json:"id,omitempty"` // of a key or certificate that was made here, a key id, an issuer
-	State   string    `json:"state"`        // ok, expired, revoked, or unconfigured: the file does not name the caller
+	State   string    `json:"state"`        // ok, expired, revoked, unconfigured: the file does not name the caller; missing: nothing was made for it yet
 	Created time.Time `json:"created,omitzero"`
 	Expires time.Time `json:"expires,omitzero"`
 	Used    time.Time `json:"last_used,omitzero"`
@@ -68,6 +68,7 @@ func storedCallers(cfg *config.Config, keys []caller.KeyStatus) ([]CallerInfo, e
 	for _, c := range certs {
 		out = append(out, CallerInfo{Caller: c.Caller, Method: caller.ClientCertificate.String(), ID: c.Serial, State: state(c.Caller, c.Revoked, c.NotAfter), Created: c.Created, Expires: c.NotAfter})
 	}
+	out = append(out, withoutProof(cfg.Callers, out)...)
 	for i := range out {
 		for _, k := range keys {
 			if out[i].Method == caller.APIKey.String() && k.Caller == out[i].Caller && (k.ID == out[i].ID || k.ID == "" && strings.HasPrefix(out[i].ID, "sha256:"+k.Hash)) {
@@ -77,6 +78,22 @@ func storedCallers(cfg *config.Config, keys []caller.KeyStatus) ([]CallerInfo, e
 	}
 	slices.SortStableFunc(out, func(a, b CallerInfo) int { return strings.Compare(a.Caller, b.Caller) })
 	return out, nil
+}
+
+// withoutProof are the callers that the file names and nothing proves now:
+// nobody can call as them yet, or any more.
+func withoutProof(callers config.Callers, ways []CallerInfo) (out []CallerInfo) {
+	for _, name := range slices.Sorted(maps.Keys(callers)) {
+		if slices.ContainsFunc(ways, func(w CallerInfo) bool { return w.Caller == name && w.State == "ok" }) {
+			continue
+		}
+		way := CallerInfo{Caller: name, Method: caller.APIKey.String(), State: "missing"}
+		if callers[name].MTLS != nil {
+			way.Method = caller.ClientCertificate.String()
+		}
+		out = append(out, way)
+	}
+	return out
 }
 
 // configuredWays are the ways that the file names.
