@@ -150,6 +150,7 @@ func (g *Guard) restore(f *banFile, now time.Time) (restored, skipped int) {
 			skipped++
 			continue
 		}
+		r.shared = g.isShared(b.Prefix.Addr()) || g.isShared(lastAddr(b.Prefix))
 		if _, full := g.bans.putLocked(r, at); full {
 			skipped++
 			continue

@@ -82,10 +82,11 @@ func carrierNAT(a netip.Addr) bool {
 }
 
 // local reports whether the canonical addr is of this machine or of a network
-// around it. Loopback that may be banned is a test, and is not meant.
+// around it. Loopback that may be banned is a test, and is not meant; nor is a
+// trusted proxy, which tells the addresses of those behind it.
 func (g *Guard) local(p *policy, addr netip.Addr) bool {
 	switch {
-	case !addr.IsValid():
+	case !addr.IsValid(), contains(p.proxies, addr):
 		return false
 	case addr.IsLoopback():
 		return contains(p.spared, addr)

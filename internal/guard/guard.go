@@ -162,6 +162,7 @@ type Guard struct {
 type policy struct {
 	mode       Mode
 	spared     []netip.Prefix
+	proxies    []netip.Prefix // of spared, those that tell whom they speak for
 	weights    [numSignals]float32
 	threshold  float32
 	leak       float32 // points per tick
@@ -190,6 +191,7 @@ func newPolicy(cfg Config) *policy {
 	p := &policy{
 		mode:       cfg.Mode,
 		spared:     spares(never, cfg.Allow, cfg.TrustedProxies),
+		proxies:    spares(cfg.TrustedProxies),
 		threshold:  float32(orDefault(cfg.Threshold, defaultThreshold)),
 		firstBan:   orDefault(cfg.FirstBan, defaultFirstBan),
 		maxBan:     orDefault(cfg.MaxBan, defaultMaxBan),

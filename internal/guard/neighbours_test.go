@@ -2,6 +2,7 @@ package guard
 
 import (
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -182,6 +183,57 @@ func TestShared(t *testing.T) {
 	g.Observe(aws, Scanner, now)
 	if g.AllowConn(aws, now).Allowed {
 		t.Error("shared by nobody, and still let in")
+	}
+}
+
+// What was shared before a restart is none of the kernel's after it.
+func TestSharedAfterRestart(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "bans.json")
+	aws := ip("198.51.100.7")
+	shared := func(a netip.Addr) bool { return a == aws }
+	g := New(Config{File: file})
+	g.SetShared(shared)
+	g.Observe(aws, Scanner, time.Now())
+	if err := g.save(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	again := New(Config{File: file})
+	again.SetShared(shared)
+	again.Load(time.Now())
+	if b := again.Bans(time.Now()); len(b) != 1 || b[0].Drop {
+		t.Errorf("%+v", b)
+	}
+}
+
+// A proxy that is named in trusted_proxies is no mask, and naming it ends one,
+// as people are told: those behind it are told apart by what it says.
+func TestTrustedProxyIsNoMask(t *testing.T) {
+	proxy := ip("192.168.1.2")
+	g := New(Config{Accepts: Rate{-1, 0}})
+	connect := func() {
+		for range 100 {
+			if g.AllowConn(proxy, t0).Allowed {
+				g.ConnClosed(proxy)
+			}
+		}
+	}
+	connect()
+	g.Observe(proxy, Scanner, t0)
+	if _, off := g.BansOff(); !off {
+		t.Fatal("bans are on although all clients have one address")
+	}
+	g.Reconfigure(Config{Accepts: Rate{-1, 0}, TrustedProxies: prefixes("192.168.1.2/32")})
+	connect()
+	if _, off := g.BansOff(); off {
+		t.Error("bans are off although the proxy is named")
+	}
+	g.Observe(proxy, Flood, t0)
+	if _, off := g.BansOff(); off {
+		t.Error("what a trusted proxy passes on switches bans off")
+	}
+	g.Observe(ip("203.0.113.9"), Scanner, t0)
+	if !g.Banned(ip("203.0.113.9"), t0) {
+		t.Error("a scanner behind the proxy is not banned")
 	}
 }
 
