@@ -27,12 +27,12 @@ func (m *matrix) table() string {
 		for _, s := range matrixScenarios {
 			errs := c.errors[s.name]
 			switch {
-			case errs == nil:
+			case errs[0] == nil:
 				b.WriteString(" not run |")
-			case failures(errs) == 0:
+			case failures(errs[0])+failures(errs[1]) == 0:
 				b.WriteString(" 0 |")
 			default:
-				fmt.Fprintf(&b, " **%d, %d** |", failures(errs[:lanes]), failures(errs[lanes:]))
+				fmt.Fprintf(&b, " **%d, %d** of %d |", failures(errs[0]), failures(errs[1]), len(errs[0]))
 			}
 		}
 		b.WriteByte('\n')
