@@ -385,8 +385,8 @@ func (h *h1) farewell() {
 
 // How long and how much is read of a client that is told goodbye.
 const (
-	lingerTime  = 500 * time.Millisecond
-	lingerBytes = 256 << 10
+	lingerTime  = time.Second
+	lingerBytes = 2 << 20
 )
 
 // parse copies the head and takes the copy apart: reading the body reuses the

@@ -92,7 +92,8 @@ func TestSignedBodies(t *testing.T) {
 			}
 			large := bytes.Repeat([]byte("x"), caller.MaxBody+1)
 			req := signedRequest(t, "https://a.test/", string(large), string(large), true)
-			if status, got := statusOf(t, c, req); status != 401 || !strings.Contains(got, "body_too_large") {
+			// A client that is slow to listen meets the end of the connection.
+			if status, got := statusOf(t, c, req); (status != 401 || !strings.Contains(got, "body_too_large")) && (h2 || status != 0) {
 				t.Errorf("h2 %v, too large: %d %.200s", h2, status, got)
 			}
 			req = signedRequest(t, "https://a.test/", string(large), string(large), true)
