@@ -167,6 +167,8 @@ func recordNode(r ddns.RecordStatus) admin.Node {
 	switch {
 	case r.Trouble != "":
 		n.State, n.Detail = admin.Warn, fmt.Sprintf("%s, but the last call was %s; next try %s", n.Detail, r.Trouble, r.RetryAt.Format(time.TimeOnly))
+	case !r.Addresses.V4.IsValid() && !r.Addresses.V6.IsValid():
+		n.Detail = "nothing to write: no public address is known"
 	case r.Confirmed:
 		n.Detail += ", seen at the name servers"
 	}

@@ -329,7 +329,7 @@ func caseVerdict(c *BanCase, now time.Time) string {
 // longest, and how many there are.
 func banTable(list []guard.Ban) admin.Table {
 	const most = 50
-	t := admin.Table{Title: fmt.Sprintf("Bans (%d)", len(list)), Columns: []string{"network", "reason", "since", "until", "before"}}
+	t := admin.Table{Title: fmt.Sprintf("Bans (%d)", len(list)), Columns: []string{"network", "reason", "since", "until", "bans before"}}
 	for i := range list[:min(len(list), most)] {
 		b := &list[i]
 		row := admin.Row{State: admin.OK, Cells: []string{b.Prefix.String(), b.Reason, clock(b.Since), clock(b.Until), strconv.Itoa(b.Past)}}

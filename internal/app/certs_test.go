@@ -225,7 +225,7 @@ func TestAdminShowsCertificates(t *testing.T) {
 		},
 	}}
 	res, err := client.Get("http://localhost/")
-	if got := body(t, res, err); !strings.Contains(got, "<h2>Certificates</h2>") || !strings.Contains(got, "<td>Postern Local CA") {
+	if got := body(t, res, err); !strings.Contains(got, "<h2>Certificates</h2>") || !strings.Contains(got, `<td data-label="issuer">Postern Local CA`) {
 		t.Error(got)
 	}
 	before := p.cert("one.test").Serial

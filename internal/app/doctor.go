@@ -285,7 +285,7 @@ func (p *patient) channelChecks() []doctor.Check {
 			case s.Disabled:
 				return doctor.Bad("make a new webhook and set it in the file: this one is refused", "disabled until its configuration changes: %s", s.LastError)
 			case s.Failing:
-				return doctor.Odd("nothing to do: messages wait and are sent when it is back", "%s; tried again %s", s.LastError, s.NextTry.Format("15:04:05"))
+				return doctor.Odd("nothing to do: messages wait and are sent when it is back", "%s; next try %s", s.LastError, s.NextTry.Format("15:04:05"))
 			}
 			return doctor.OK("%s", s.Service)
 		}})

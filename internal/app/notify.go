@@ -139,7 +139,7 @@ func notifyNode(list []notify.Status) admin.Node {
 			child.State, child.Since, child.Detail = admin.Fail, s.Since, "disabled until its configuration changes: "+s.LastError
 		case s.Failing:
 			child.State, child.Since = admin.Warn, s.Since
-			child.Detail = fmt.Sprintf("messages do not get through: %s; tried again %s", s.LastError, s.NextTry.Format("15:04:05"))
+			child.Detail = fmt.Sprintf("messages do not get through: %s; next try %s", s.LastError, s.NextTry.Format("15:04:05"))
 		case !s.Delivered.IsZero():
 			child.Detail += ", last message " + s.Delivered.Format("2006-01-02 15:04")
 		}
