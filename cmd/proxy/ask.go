@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -39,6 +41,9 @@ func (a *asking) flags(cmd *cobra.Command, timeout time.Duration, what string) {
 func (a *asking) where() (addr, token string, cfg *config.Config, err error) {
 	addr, token = a.addr, os.Getenv("POSTERN_ADMIN_TOKEN")
 	if addr != "" {
+		if _, _, err := net.SplitHostPort(addr); err != nil && !strings.HasPrefix(addr, "unix:/") {
+			return "", "", nil, fmt.Errorf("--admin: %q, want host:port such as 127.0.0.1:9180, or unix:/path", addr)
+		}
 		return addr, token, nil, nil
 	}
 	if cfg, err = healthConfig(a.file); err != nil {

@@ -56,6 +56,9 @@ with 2 when something does not work (FAIL).`,
 // examine asks the running postern, or looks from outside.
 func examine(ctx context.Context, ask *asking) (doctor.Report, error) {
 	addr, token, cfg, err := ask.where()
+	if err != nil && ask.addr != "" {
+		return doctor.Report{}, fmt.Errorf("doctor: %w", err)
+	}
 	if err != nil {
 		var bad config.Errors
 		if errors.As(err, &bad) {
