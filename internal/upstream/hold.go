@@ -12,9 +12,8 @@ const (
 
 // waiting is what a request knows while it is held.
 type waiting struct {
-	until time.Time // when it gives up; zero: it did not wait yet
-	gone  chan struct{}
-	stop  func() // ends the watch of the client
+	until time.Time     // when it gives up; zero: it did not wait yet
+	gone  chan struct{} // holds one when the client is gone
 }
 
 // hold waits until it is worth looking for a backend again. It reports false
@@ -35,18 +34,20 @@ func (t *trip) hold() (bool, error) {
 		p.cfg.Metrics.hold(1)
 		t.wait.until = sooner(now.Add(p.cfg.Hold), t.until)
 		t.wait.gone = make(chan struct{}, 1)
-		gone := t.wait.gone
-		t.wait.stop = t.via.watch(func() {
-			select {
-			case gone <- struct{}{}:
-			default:
-			}
-		})
 	}
 	left := t.wait.until.Sub(now)
 	if left <= 0 {
 		return false, nil
 	}
+	// The watch ends before the request is sent: from then on the client is
+	// the link's to watch, and two must not read its connection.
+	gone := t.wait.gone
+	stop := t.via.watch(func() {
+		select {
+		case gone <- struct{}{}:
+		default:
+		}
+	})
 	news, knocks := p.expect(now)
 	pause := left
 	if knocks {
@@ -62,9 +63,10 @@ func (t *trip) hold() (bool, error) {
 		leaves = pause == left
 	case <-t.ctx.Done():
 		err = t.ctx.Err()
-	case <-t.wait.gone:
+	case <-gone:
 		err = errGivenUp
 	}
+	stop()
 	if knocks {
 		p.knocked(leaves || err != nil)
 	}
@@ -73,11 +75,10 @@ func (t *trip) hold() (bool, error) {
 
 // end ends the waiting, if there was any.
 func (w *waiting) end(p *Pool) {
-	if w.stop == nil {
+	if w.gone == nil {
 		return
 	}
-	w.stop()
-	w.stop = nil
+	w.gone = nil
 	p.holding.Add(-1)
 	p.cfg.Metrics.hold(-1)
 }

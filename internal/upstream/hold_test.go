@@ -114,3 +114,50 @@ func TestHoldEnds(t *testing.T) {
 		}
 	})
 }
+
+// TestHoldWatchesOnce: the client's connection has one reader, also when the
+// backend that comes back is slow.
+func TestHoldWatchesOnce(t *testing.T) {
+	addr := deadAddr(t)
+	p := newPool(t, Config{Idle: DefaultIdle, Hold: patience}, addr)
+	var watching, most, times atomic.Int32
+	release := make(chan struct{})
+	q := wireRequest("GET", "")
+	q.Watch = func(func()) func() {
+		n := watching.Add(1)
+		most.Store(max(most.Load(), n))
+		times.Add(1)
+		return func() { watching.Add(-1) }
+	}
+	result := make(chan error, 1)
+	go func() { // ends with release
+		var res WireResponse
+		err := p.Wire(context.Background(), q, &res, nil)
+		if err == nil {
+			res.Close()
+		}
+		result <- err
+	}()
+	eventually(t, "the request to wait", func() bool { return p.holding.Load() == 1 && watching.Load() == 1 })
+	arrived := make(chan struct{})
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		close(arrived)
+		<-release
+		_, _ = io.WriteString(w, "up")
+	})}
+	go func() { _ = s.Serve(ln) }() // ends with Close
+	defer s.Close()
+	<-arrived
+	eventually(t, "another watch", func() bool { return times.Load() > 1 })
+	close(release)
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	if n := most.Load(); n != 1 || watching.Load() != 0 {
+		t.Errorf("%d watched the client at once, %d still do", n, watching.Load())
+	}
+}
