@@ -2,8 +2,10 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"time"
 )
 
@@ -64,7 +66,8 @@ func (c *Client) listenAnnouncements(h hop) (conn *net.UDPConn, err error) {
 }
 
 // announceEvery is how often announcements count: anybody at home may send
-// them.
+// them. One that comes sooner counts when that is over: a router that gets a
+// new address says first that it has none.
 const announceEvery = 2 * time.Second
 
 func (c *Client) listen(ctx context.Context, conn *net.UDPConn, router netip.Addr) {
@@ -72,16 +75,19 @@ func (c *Client) listen(ctx context.Context, conn *net.UDPConn, router netip.Add
 	var last time.Time
 	for ctx.Err() == nil {
 		n, from, err := conn.ReadFromUDPAddrPort(buf)
-		if err != nil {
-			return // closed
-		}
 		now := time.Now()
-		if from.Addr().Unmap() != router || !isAnnouncement(buf[:n]) || now.Sub(last) < announceEvery && !last.IsZero() {
+		switch late := errors.Is(err, os.ErrDeadlineExceeded); {
+		case err != nil && !late:
+			return // closed
+		case !late && (from.Addr().Unmap() != router || !isAnnouncement(buf[:n])):
 			c.metrics.ignored.WithLabelValues("announcement").Inc()
-			continue
+		case !late && !last.IsZero() && now.Sub(last) < announceEvery:
+			_ = conn.SetReadDeadline(last.Add(announceEvery)) // fails when it is closed, as the next read does
+		default:
+			last = now
+			_ = conn.SetReadDeadline(time.Time{})
+			c.Poke()
 		}
-		last = now
-		c.Poke()
 	}
 }
 

@@ -95,6 +95,11 @@ func (c *Client) keep(ctx context.Context, ports []Port, ask error, now time.Tim
 	at := attempt{now: now, ask: ask}
 	needs := c.needs(ports, &at)
 	c.verify(ctx, &at)
+	for _, e := range c.talk.entries {
+		if e.blind && ask == nil {
+			e.blind, e.tried, e.next = false, 0, now // the line is back
+		}
+	}
 	for _, s := range plan(now, needs, c.talk.entries) {
 		if ctx.Err() != nil {
 			return
@@ -190,6 +195,7 @@ func (c *Client) act(ctx context.Context, at *attempt, s step) {
 		e.granted(at.now, g)
 	} else {
 		e.failed(at.now, *r)
+		e.blind = !e.v6() && at.ask != nil
 	}
 	c.report(before, e)
 }

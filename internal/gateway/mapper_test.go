@@ -364,6 +364,24 @@ func TestMappingMovesWithTheAddress(t *testing.T) {
 	}
 }
 
+// However long the line was down, mappings are made as soon as it is back.
+func TestLineComesBack(t *testing.T) {
+	for _, r := range routers {
+		t.Run(r.name, func(t *testing.T) {
+			g := newRig(t, r.mode)
+			wan := g.r.Mode().WAN
+			g.r.Change(func(m *testnet.RouterMode) { m.WAN = netip.Addr{} })
+			for range 60 {
+				g.after(time.Minute)
+			}
+			g.wantStates("443/tcp failed, 80/tcp failed, 443/udp failed")
+			g.r.Change(func(m *testnet.RouterMode) { m.WAN = wan })
+			g.after(time.Second)
+			g.wantStates(all(r.by))
+		})
+	}
+}
+
 func TestNothingWanted(t *testing.T) {
 	g := newRig(t, nil)
 	g.c.Set(Want{})
@@ -522,12 +540,14 @@ func TestRun(t *testing.T) {
 	c.Set(Want{Ports: threePorts[:1]})
 	next(MappingMade)
 	addr := <-at
-	r.Change(func(m *testnet.RouterMode) { m.WAN = netip.MustParseAddr("203.0.113.99") })
-	if err := r.Announce(addr); err != nil {
-		t.Fatal(err)
-	}
-	if ch := next(AddressChanged); ch.Answer.Addr.String() != "203.0.113.99" {
-		t.Errorf("told of %s, want 203.0.113.99", ch.Answer.Addr)
+	for _, wan := range []string{"203.0.113.99", "203.0.113.100", "203.0.113.101"} { // too soon after each other
+		r.Change(func(m *testnet.RouterMode) { m.WAN = netip.MustParseAddr(wan) })
+		if err := r.Announce(addr); err != nil {
+			t.Fatal(err)
+		}
+		if ch := next(AddressChanged); ch.Answer.Addr.String() != wan {
+			t.Errorf("told of %s, want %s", ch.Answer.Addr, wan)
+		}
 	}
 	c.Set(Want{})
 	next(MappingRemoved)

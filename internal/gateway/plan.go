@@ -32,6 +32,7 @@ type entry struct {
 	tried  int // failures in a row
 	next   time.Time
 	remake bool // the router lost it, or gave it to somebody else
+	blind  bool // not asked for: the router told no address
 
 	// Of a mapped one.
 	proto   Protocol
@@ -159,6 +160,7 @@ func (e *entry) granted(now time.Time, g grant) {
 	}
 	e.state, e.proto, e.byHand, e.addr, e.lease, e.id = Mapped, g.proto, g.byHand, g.addr, g.lease, g.id
 	e.made, e.remake, e.tried, e.err, e.holder = now, false, 0, nil, nil
+	e.blind = false
 	e.expires, e.next = time.Time{}, time.Time{}
 	if g.lease > 0 {
 		e.expires, e.next = now.Add(g.lease), now.Add(max(g.lease/2, soonest))
