@@ -220,6 +220,10 @@ func (s *street) rules(n namespace, text string) {
 	}
 }
 
+// away is how long the router has no address when it gets another one: long
+// enough for it to tell that, and to be asked.
+const away = 700 * time.Millisecond
+
 // give has the provider give the router another address, as after a nightly
 // cut. What goes to the one before is lost from then on. It returns when.
 func (s *street) give(addr, gateway string) time.Time {
@@ -227,8 +231,9 @@ func (s *street) give(addr, gateway string) time.Time {
 	if s.wan != "" {
 		s.at(s.provider, "route add blackhole "+s.wan)
 	}
+	s.at(s.router, "addr flush dev wan")
+	<-time.After(away)
 	s.at(s.router, `
-addr flush dev wan
 addr add `+addr+`/24 dev wan
 route add default via `+gateway)
 	s.wan = addr
