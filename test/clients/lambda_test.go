@@ -17,6 +17,8 @@ import (
 
 	"postern/internal/testnet"
 	"postern/internal/tlsmgr"
+
+	_ "github.com/aws/aws-lambda-go/lambda" // testdata/lambda needs it, where go mod tidy does not look
 )
 
 // The handlers of docs/callers.md under a Lambda Runtime API, with a token of
