@@ -257,11 +257,7 @@ func (a *App) doctorNode() admin.Node {
 			child.Name += " " + f.Target
 		}
 		if f.Action != "" {
-			between := "; "
-			if strings.HasSuffix(f.Detail, "?") {
-				between = " "
-			}
-			child.Detail = f.Detail + between + f.Action
+			child.Detail = f.Detail + "; " + f.Action
 		}
 		n.Children = append(n.Children, child)
 	}

@@ -19,6 +19,7 @@ import (
 // changes what is behind it.
 type logs struct {
 	out     io.Writer
+	screen  bool   // out is a terminal
 	spool   *spool // of access lines
 	current atomic.Pointer[logTarget]
 }
@@ -31,7 +32,7 @@ type logTarget struct {
 }
 
 func newLogs(cfg config.Log, out io.Writer) (*logs, error) {
-	l := &logs{out: &lockedWriter{w: out}}
+	l := &logs{out: &lockedWriter{w: out}, screen: isTerminal(out)}
 	l.spool = newSpool(l.out)
 	change, err := l.prepare(cfg)
 	if err != nil {
@@ -53,11 +54,11 @@ func (l *logs) prepare(cfg config.Log) (*logChange, error) {
 	if err := level.UnmarshalText([]byte(cfg.Level)); err != nil {
 		return nil, fmt.Errorf("log.level %q: want debug, info, warn or error", cfg.Level)
 	}
-	next := &logTarget{main: newHandler(cfg.Format, l.out, level, readable)}
+	next := &logTarget{main: newHandler(logFormat(cfg.Format, l.screen), l.out, level, readable)}
 	if !cfg.Access {
 		return &logChange{l, next}, nil
 	}
-	next.access = newHandler(cfg.Format, l.spool, slog.LevelInfo, nil)
+	next.access = newHandler(logFormat(cfg.Format, l.screen && cfg.File == nil), l.spool, slog.LevelInfo, nil)
 	if f := cfg.File; f != nil {
 		if err := writableFile(f.Path); err != nil {
 			return nil, err
@@ -65,6 +66,33 @@ func (l *logs) prepare(cfg config.Log) (*logChange, error) {
 		next.file = &lumberjack.Logger{Filename: f.Path, MaxSize: f.MaxSize, MaxAge: f.MaxAge, MaxBackups: f.MaxBackups}
 	}
 	return &logChange{l, next}, nil
+}
+
+// logFormat decides what auto means: a person reads a terminal, programs read
+// everything else.
+func logFormat(format string, screen bool) string {
+	switch {
+	case format != "auto":
+		return format
+	case screen:
+		return "text"
+	}
+	return "json"
+}
+
+// isTerminal reports whether w is a character device, which a pipe, a file and
+// the journal's socket are not. The null device is one, and nobody reads it.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	if !ok {
+		return false
+	}
+	st, err := f.Stat()
+	if err != nil || st.Mode()&os.ModeCharDevice == 0 {
+		return false
+	}
+	null, err := os.Stat(os.DevNull)
+	return err != nil || !os.SameFile(st, null)
 }
 
 // writableFile finds out now what the first access line would find out.

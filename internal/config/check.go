@@ -271,7 +271,7 @@ func (c *checker) adminListen(addr string, hasToken bool) {
 func (c *checker) log() {
 	l := &c.cfg.Log
 	c.choice("log.level", &l.Level, "debug", "info", "warn", "error")
-	c.choice("log.format", &l.Format, "json", "text")
+	c.choice("log.format", &l.Format, "auto", "json", "text")
 	if l.File == nil {
 		return
 	}

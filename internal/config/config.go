@@ -126,7 +126,8 @@ type Log struct {
 	// debug, info, warn or error. Default info.
 	Level string `yaml:"level"`
 
-	// json or text. Default json.
+	// json, text or auto: text when the log goes to a terminal, json
+	// otherwise. Default auto.
 	Format string `yaml:"format"`
 
 	// One line for each request. Default true.

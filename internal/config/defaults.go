@@ -35,7 +35,7 @@ func Default() *Config {
 	return &Config{
 		Listen:      Listen{HTTP: Addrs{":80"}, HTTPS: Addrs{":443"}},
 		PortMapping: portMappingOff,
-		Log:         Log{Level: "info", Format: "json", Access: true},
+		Log:         Log{Level: "info", Format: "auto", Access: true},
 		Admin:       Admin{Listen: "127.0.0.1:9180"},
 		Grace:       10 * time.Second,
 		DNS: DNS{

@@ -32,7 +32,7 @@ func (f *facts) problems(v *Verdict) []problem {
 		return []problem{{Red, Unfinished, "the check was stopped before the answers came"}}
 	}
 	if !f.alive(roleZone, roleParent, roleResolver, roleDoH) {
-		return []problem{{Red, Offline, "no DNS server answers from here, neither resolvers nor the name's own; is the Internet connection up?"}}
+		return []problem{{Red, Offline, "no DNS server answers from here, neither resolvers nor the name's own; the Internet connection may be down"}}
 	}
 	var out []problem
 	add := func(p problem, found bool) {
