@@ -74,7 +74,7 @@ func New(cfg Config) (*Registry, error) {
 	r.clock = newClock(filepath.Join(cfg.Dir, clockName), cfg.Clock, cfg.Log)
 	start := time.Now()
 	known, _ := r.clock.judge(start)
-	r.replays = newReplays(start, known, r.metrics)
+	r.replays = newReplays(start, known, r.clock.trusted.Load, r.metrics)
 	path := filepath.Join(cfg.Dir, usageName)
 	used, err := readUsage(path)
 	if err != nil { // it is only told to people

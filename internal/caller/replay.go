@@ -18,6 +18,7 @@ const (
 // are good moves nearer instead: nothing is ever taken twice.
 type replays struct {
 	metrics *metrics
+	exact   func() bool // whether the clock is set
 
 	mu     sync.Mutex
 	max    int
@@ -31,9 +32,9 @@ type replays struct {
 // newReplays begins empty: what was signed before known, the time of the start
 // as far as it is known, may have been used at an earlier process, and is not
 // taken. start is the same by the machine's clock, which may not be set yet.
-func newReplays(start, known time.Time, m *metrics) *replays {
+func newReplays(start, known time.Time, exact func() bool, m *metrics) *replays {
 	return &replays{
-		metrics: m, max: maxSeen, now: make(map[[16]byte]struct{}), before: make(map[[16]byte]struct{}),
+		metrics: m, exact: exact, max: maxSeen, now: make(map[[16]byte]struct{}), before: make(map[[16]byte]struct{}),
 		turned: start, floor: known.Truncate(time.Second).Add(-time.Second),
 	}
 }
@@ -46,6 +47,11 @@ func (r *replays) use(proof []byte, signed, now time.Time) Failure {
 	defer r.mu.Unlock()
 	if now.Sub(r.turned) >= seenSpan {
 		r.turn(now)
+	}
+	// What was known before the clock was set was wrong: nothing that is good
+	// now is signed later than this.
+	if most := now.Add(signedSpan); r.floor.After(most) && r.exact() {
+		r.floor = most
 	}
 	if !signed.After(r.floor) {
 		return Expired

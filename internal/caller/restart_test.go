@@ -45,6 +45,38 @@ func TestNoReplayAfterRestartWithoutClock(t *testing.T) {
 	})
 }
 
+// A last time known that was wrong locks nobody out for longer than a signature
+// is good, once the clock is set.
+func TestWrongTimeKnownHeals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) { // begins in the year 2000
+		dir := t.TempDir()
+		wrong := time.Date(2099, 1, 1, 0, 0, 0, 0, time.UTC)
+		if err := os.WriteFile(filepath.Join(dir, clockName), strconv.AppendInt(nil, wrong.Unix(), 10), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		set := false
+		reg, err := New(Config{Dir: dir, Clock: func() (bool, time.Duration) { return set, time.Minute }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		book, err := reg.Prepare([]Caller{shop(false)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		judge := func() Result { return book.Identify(awsSigned(t, "GET", "/", "", time.Now(), nil, "")) }
+		if res := judge(); res.Identity != nil {
+			t.Error("what seems to be long over is taken")
+		}
+		set = true
+		reg.clock.look(time.Now())
+		_ = judge() // may be one that was used before the start
+		time.Sleep(signedSpan + 2*time.Second)
+		if res := judge(); res.Identity == nil {
+			t.Errorf("after the clock was set: %v", res.Failure)
+		}
+	})
+}
+
 // A key that is taken back while a reload is under way stays taken back.
 func TestRevokedDuringReload(t *testing.T) {
 	dir := t.TempDir()
