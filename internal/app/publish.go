@@ -57,7 +57,7 @@ func awsKey(file, id string, secret config.Secret) publish.Key {
 // endpoint is what callers are told about this house.
 func (a *App) endpoint() publish.Facts {
 	a.mu.Lock()
-	cfg, port := a.cfg, a.httpsPort()
+	cfg, port := a.cfg, a.publicPortLocked()
 	a.mu.Unlock()
 	f := publish.Facts{Names: endpointNames(cfg), Port: port}
 	f.IPv4, f.IPv6 = a.publicPair()
@@ -65,6 +65,17 @@ func (a *App) endpoint() publish.Facts {
 		f.Fingerprint = publish.Fingerprint(a.certs.Leaf(f.Names[0]))
 	}
 	return f
+}
+
+// publicPortLocked is the port of HTTPS as seen from outside: a router that
+// brings its own to us is asked for 443, wherever we listen. a.mu is held.
+func (a *App) publicPortLocked() int {
+	if a.cfg.PortMapping == config.PortMappingAuto {
+		if _, ok := outerPort(a.addrsLocked("https")); ok {
+			return publicHTTPS
+		}
+	}
+	return a.httpsPort()
 }
 
 // endpointNames are the hosts that a certificate can be checked for.

@@ -3,13 +3,16 @@ package app
 import (
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
+	"postern/internal/config"
 	"postern/internal/ddns"
+	"postern/internal/proxy"
 	"postern/internal/publish"
 	"postern/internal/testnet"
 )
@@ -80,4 +83,30 @@ sites:
 		t.Error(got)
 	}
 	p.end() // and stopping does not wait for it
+}
+
+// doorAt is a listener that is not there.
+type doorAt struct{ net.TCPAddr }
+
+func (d *doorAt) Addr() net.Addr { return &d.TCPAddr }
+func (d *doorAt) Close() error   { return nil }
+
+// What is published is the port that the router was asked for, not the one it
+// leads to; behind no router it is our own.
+func TestPublishedPort(t *testing.T) {
+	for _, tt := range []struct {
+		mapping, addr string
+		want          int
+	}{
+		{"off", "192.0.2.7:8443", 8443},
+		{"auto", "192.0.2.7:8443", 443},
+		{"auto", "127.0.0.1:8443", 8443}, // no router is asked for this one
+	} {
+		at := net.TCPAddrFromAddrPort(netip.MustParseAddrPort(tt.addr))
+		key := doorKey{proxy.KindHTTPS, tt.addr}
+		a := &App{cfg: &config.Config{PortMapping: tt.mapping}, doors: map[doorKey]*door{key: {key, &doorAt{*at}}}}
+		if got := a.publicPortLocked(); got != tt.want {
+			t.Errorf("%s, %s: %d, want %d", tt.mapping, tt.addr, got, tt.want)
+		}
+	}
 }

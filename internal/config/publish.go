@@ -23,8 +23,8 @@ type Publish struct {
 	Names []string `yaml:"names"`
 
 	// The port of HTTPS as seen from outside, from 1 to 65535, when the router
-	// forwards another one. Default: that of the first address of
-	// listen.https.
+	// forwards another one. Default: 443 with port_mapping: auto, else that of
+	// the first address of listen.https.
 	Port int `yaml:"port"`
 }
 
