@@ -186,6 +186,13 @@ func (c *Client) act(ctx context.Context, at *attempt, s step) {
 			return
 		}
 	}
+	if e.need == s.to && !e.v6() && at.ask != nil && e.holds(at.now) {
+		// The router is without an address, perhaps for a moment: what it
+		// granted is no news until it is over.
+		e.notRenewed(at.now, at.ask)
+		e.remake = true
+		return
+	}
 	e.need = s.to
 	g, r := c.obtain(ctx, at, e)
 	if ctx.Err() != nil {

@@ -382,6 +382,35 @@ func TestLineComesBack(t *testing.T) {
 	}
 }
 
+// A nightly cut is no news: the mapping is made again as soon as the line is
+// back. A cut that outlasts the lease is, once.
+func TestLineIsCut(t *testing.T) {
+	g := newRig(t, nil)
+	g.after(0)
+	g.wantStates(all(PCP))
+	g.told()
+	wan := g.r.Mode().WAN
+	cut := func(minutes int) {
+		g.r.Change(func(m *testnet.RouterMode) { m.WAN = netip.Addr{} })
+		g.r.Reboot()
+		for range minutes {
+			g.after(time.Minute)
+		}
+		g.r.Change(func(m *testnet.RouterMode) { m.WAN = wan })
+		g.after(time.Second)
+		g.wantStates(all(PCP))
+		g.wantTable(3)
+	}
+	cut(5)
+	if got := g.told(); got != "silent, back" {
+		t.Errorf("told %s, want nothing about mappings", got)
+	}
+	cut(65)
+	if got := g.told(); got != "silent, lost 443/tcp, lost 80/tcp, lost 443/udp, back, mapped 443/tcp, mapped 80/tcp, mapped 443/udp" {
+		t.Errorf("told %s", got)
+	}
+}
+
 func TestNothingWanted(t *testing.T) {
 	g := newRig(t, nil)
 	g.c.Set(Want{})

@@ -167,10 +167,18 @@ func (e *entry) granted(now time.Time, g grant) {
 	}
 }
 
+// holds tells whether what the router granted is not over.
+func (e *entry) holds(now time.Time) bool {
+	return e.state == Mapped && (e.expires.IsZero() || now.Before(e.expires))
+}
+
 // notRenewed notes that the router did not answer: what it granted still
 // holds, and half of the rest later it is asked again.
 func (e *entry) notRenewed(now time.Time, err error) {
 	e.err = err
+	if e.expires.IsZero() {
+		return
+	}
 	e.next = now.Add(max(e.expires.Sub(now)/2, soonest))
 	if e.next.After(e.expires) {
 		e.next = e.expires
