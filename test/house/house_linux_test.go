@@ -248,6 +248,9 @@ func (h *house) addressChanges(t *testing.T) {
 		t.Errorf("the record was %v, want one change", got)
 	}
 	h.wantWell(t)
+	if strings.Contains(h.proxy.text(), `"msg":"mapping lost"`) {
+		t.Error("a mapping was said to be lost")
+	}
 }
 
 func (h *house) hostDown(t *testing.T) {
