@@ -208,8 +208,8 @@ type FieldChanges struct {
 // Mirror sends copies of requests. The request itself never waits for them: up
 // to 64 are under way at a time, further ones are left out. Copied are requests
 // without a body, or with one of a known length up to 64 KiB (over HTTP/3, and
-// where the route's own backends speak h2c, only the former). A plain text is
-// its to.
+// where the route's own backends speak h2c, only the former); not those that
+// idempotency sees to. A plain text is its to.
 type Mirror struct {
 	// Backends: one or a list, taken in turn, as for upstream; not h2c.
 	// Required.

@@ -80,7 +80,7 @@ func (x *exchange) mirror(rt *Route, head, body []byte, whole bool) {
 		return
 	}
 	s := x.s
-	if !whole {
+	if !whole || len(body) > maxHeld {
 		s.metrics.mirrored.WithLabelValues(copySkipped).Inc()
 		return
 	}

@@ -153,3 +153,13 @@ func TestMirrorHangs(t *testing.T) {
 		}
 	})
 }
+
+// A body that was held for its signature may be larger than what is copied.
+func TestMirrorBoundsHeldBodies(t *testing.T) {
+	r := start(t, options{sites: []testSite{proxyTo(t, backend(t, hello))}})
+	x := exchange{s: r.srv, method: http.MethodPut}
+	x.mirror(&Route{Mirror: &Mirror{Percent: 100}}, nil, make([]byte, maxHeld+1), true)
+	if n := r.metric("postern_mirrored_requests_total", "result", "skipped"); n != 1 {
+		t.Errorf("%v copies left out, want 1", n)
+	}
+}
