@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 
 	"postern/internal/config"
@@ -62,7 +63,10 @@ func Demo(ctx context.Context, o DemoOptions) error {
 	}
 	a, err := New(cfg, Options{Version: o.Version, Log: os.Stderr})
 	if err != nil {
-		return fmt.Errorf("%w\n`proxy demo --once` takes free ports", err)
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%w\n`proxy demo --once` takes free ports", err)
+		}
+		return err
 	}
 	d := &demo{o: o, app: a, backend: backend, data: cfg.Data}
 	return d.run(ctx)

@@ -122,6 +122,8 @@ func needlessKey(key string) string {
 		return "unknown key; answers go out as the app sends them, compressed or not, remove it"
 	case "basic_auth", "basicauth", "auth_basic", "access_list":
 		return "unknown key; who may call is written with callers, and passwords of people are the app's to ask for"
+	case "tls_insecure", "tls_insecure_skip_verify", "insecure_skip_verify", "insecureskipverify", "proxy_ssl_verify":
+		return "unknown key; a backend's certificate is always checked: add its root to those of this machine (or SSL_CERT_FILE), or speak http:// to it"
 	case "staging":
 		return "unknown key; write acme: {directory: https://acme-staging-v02.api.letsencrypt.org/directory}"
 	}

@@ -3,6 +3,7 @@ package upstream
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -34,7 +35,16 @@ type DialError struct {
 	Err    error
 }
 
-func (e *DialError) Error() string { return e.Target + ": " + e.Op + ": " + clean(e.Err) }
+// Error tells target, step and cause, none of them twice, and the way out of
+// the one trouble that never ends by itself.
+func (e *DialError) Error() string {
+	cause := strings.TrimPrefix(clean(e.Err), "dial tcp "+e.Target+": ")
+	text := e.Target + ": " + e.Op + ": " + strings.TrimPrefix(cause, e.Op+": ")
+	if _, unknown := errors.AsType[x509.UnknownAuthorityError](e.Err); unknown {
+		text += "; add the root of its certificate to those of this machine, or speak http:// to it"
+	}
+	return text
+}
 func (e *DialError) Unwrap() error { return e.Err }
 
 // TimeoutError says that the backend took too long: the answer is 504. It is a
