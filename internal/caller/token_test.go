@@ -243,7 +243,7 @@ func TestAWSTokenAttacks(t *testing.T) {
 		{"no subject", claim("sub", nil), NotListed},
 		{"account of another", a.Token(awsClaims(map[string]any{"aws_account": "210987654321"})), NotListed},
 		{"no account", a.Token(awsClaims(map[string]any{"aws_account": nil})), NotListed},
-		{"account as a number", a.Token(awsClaims(map[string]any{"aws_account": 123456789012})), NotListed},
+		{"account as a number", a.Token(awsClaims(map[string]any{"aws_account": int64(123456789012)})), NotListed},
 		{"AWS's claims are a text", claim(testnet.AWSClaim, "aws_account"), NotListed},
 		{"no claims of AWS", claim(testnet.AWSClaim, nil), NotListed},
 		{"another function", function("arn:aws:lambda:ap-northeast-2:123456789012:function:payments"), NotListed},

@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"errors"
+	"math"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,7 +18,7 @@ func TestPause(t *testing.T) {
 		{2, 0, 2 * time.Second},
 		{4, 0, 8 * time.Second},
 		{5, 0, 10 * time.Second},
-		{1 << 40, 0, 10 * time.Second},
+		{math.MaxInt, 0, 10 * time.Second},
 		{1, 0.5, 900 * time.Millisecond},
 		{5, 0.999999, 8 * time.Second},
 	} {
