@@ -76,6 +76,9 @@ func minimal(host, to string, env environment) (*Config, error) {
 		"sites[0].upstream[0]": "--to",
 	}}
 	check(cfg, r, env)
+	for i := range r.errs { // there is no file to write it into yet
+		r.errs[i].Msg = strings.Replace(r.errs[i].Msg, "write tls:", "write a file for proxy run -c with tls:", 1)
+	}
 	return finish(cfg, r, env, ".")
 }
 
