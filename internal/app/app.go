@@ -22,7 +22,6 @@ import (
 	"postern/internal/feeds"
 	"postern/internal/gateway"
 	"postern/internal/guard"
-	"postern/internal/idempotency"
 	"postern/internal/notify"
 	"postern/internal/proxy"
 	"postern/internal/publish"
@@ -105,7 +104,7 @@ type App struct {
 	dns01    dns01
 	doctor   doctorRoom
 	nonces   nonces
-	once     *idempotency.Store[proxy.StoredAnswer] // lives through reloads
+	once     onceStores // live through reloads
 	senders  []sender                               // of the outbox's channels
 }
 
@@ -132,7 +131,7 @@ func New(cfg *config.Config, opt Options) (_ *App, err error) {
 		}
 	}()
 	a.registry = newRegistry(opt.Version)
-	a.once = idempotency.New[proxy.StoredAnswer](idempotency.Config{Registerer: a.registry})
+	a.once = newOnceStores(a.registry)
 	a.metrics = newAppMetrics(a.registry)
 	a.registry.MustRegister(a.logs.spool.dropped)
 	if err := ensureData(cfg.Data); err != nil {

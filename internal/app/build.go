@@ -9,7 +9,6 @@ import (
 	"postern/internal/caller"
 	"postern/internal/config"
 	"postern/internal/guard"
-	"postern/internal/idempotency"
 	"postern/internal/proxy"
 	"postern/internal/route"
 	"postern/internal/upstream"
@@ -44,7 +43,7 @@ type parts struct {
 	guard     *guard.Guard
 	callers   *caller.Registry
 	metrics   *upstream.Metrics
-	once      *idempotency.Store[proxy.StoredAnswer]
+	once      onceStores
 	httpsPort int
 }
 
@@ -215,14 +214,6 @@ func (b *built) share(key string, cfg upstream.Config, backends config.Upstreams
 	}
 	b.pools[key] = &sharedPool{cfg: cfg, pool: pool}
 	return pool, nil
-}
-
-// once keeps the repetitions of a route's requests from happening again.
-func once(store *idempotency.Store[proxy.StoredAnswer], scope string, c *config.Idempotency) *proxy.Once {
-	if c == nil {
-		return nil
-	}
-	return &proxy.Once{Store: store, Scope: scope, Required: c.Required, Wait: c.Wait, MaxBody: int64(c.MaxBody), MaxAnswer: int64(c.MaxAnswer)}
 }
 
 // watched are the pools to be checked.

@@ -7,8 +7,9 @@ import "time"
 // again, because the answer got lost, gets the answer of the first time, with
 // Idempotency-Replayed: true. The first is carried out to its end even if its
 // caller leaves; meanwhile repetitions wait. The same key with another request
-// is answered 422. Answers are kept in memory for 10 minutes, 16 MiB together,
-// and apart for each caller, or for each Authorization, X-Api-Key and Cookie.
+// is answered 422. Answers are kept in memory for 10 minutes, apart for each
+// caller, or for each Authorization, X-Api-Key and Cookie: 16 MiB for known
+// callers together, 4 MiB for everybody else.
 // `idempotency: true` takes the defaults.
 type Idempotency struct {
 	// Whether a POST or PATCH without a key is refused (400). Default false:

@@ -20,8 +20,10 @@ import (
 // (draft-ietf-httpapi-idempotency-key-header): who sends one again gets the
 // answer of the first.
 type Once struct {
-	// Store keeps the answers; it may serve several routes.
-	Store *idempotency.Store[StoredAnswer]
+	// Store keeps the answers of known callers, Strangers those of everybody
+	// else, so that nobody can push out a caller's answer. They may serve
+	// several routes.
+	Store, Strangers *idempotency.Store[StoredAnswer]
 
 	// Scope keeps the keys of this route apart from those of others.
 	Scope string
@@ -173,7 +175,11 @@ func (m *stdMessage) holdBody(x *exchange, rt *Route, out *http.Request) ([]byte
 func (m *stdMessage) begin(x *exchange, rt *Route, key string, out *http.Request, body []byte) (*idempotency.Turn[StoredAnswer], *StoredAnswer, bool) {
 	ctx, cancel := context.WithTimeout(m.r.Context(), rt.Once.Wait)
 	defer cancel()
-	turn, answer, err := rt.Once.Store.Begin(ctx, x.onceKey(rt, key), onceprint(out, body))
+	store := rt.Once.Store
+	if x.caller == nil {
+		store = rt.Once.Strangers
+	}
+	turn, answer, err := store.Begin(ctx, x.onceKey(rt, key), onceprint(out, body))
 	switch {
 	case err == nil:
 		return turn, answer, true

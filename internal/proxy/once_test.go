@@ -45,7 +45,7 @@ func startOnce(t *testing.T, o Once) *onceRig {
 	if o.Wait == 0 {
 		o.Wait = patience
 	}
-	o.Store = idempotency.New[StoredAnswer](idempotency.Config{})
+	o.Store, o.Strangers = idempotency.New[StoredAnswer](idempotency.Config{}), idempotency.New[StoredAnswer](idempotency.Config{MaxEntries: 100})
 	o.MaxBody, o.MaxAnswer = 1000, 1000
 	site.Routes[0].Once = &o
 	r.rig = start(t, options{sites: []testSite{site}, limits: quick(patience)})
@@ -249,4 +249,20 @@ func TestOnceEndsWithTheServer(t *testing.T) {
 		go func() { stopped <- r.shutdown(over) }()
 		within(t, "the end of Shutdown", stopped)
 	})
+}
+
+// However many strangers come with keys, a caller finds its answer.
+func TestOnceOfCallersIsTheirs(t *testing.T) {
+	site := proxyTo(t, backend(t, hello))
+	o := &Once{MaxBody: 1000, MaxAnswer: 1000, Wait: patience}
+	o.Store = idempotency.New[StoredAnswer](idempotency.Config{MaxEntries: 2})
+	o.Strangers = idempotency.New[StoredAnswer](idempotency.Config{MaxEntries: 2})
+	site.Routes[0].Once = o
+	r := &onceRig{rig: start(t, options{book: callerBook(t), sites: []testSite{site}, limits: quick(patience)})}
+	c := r.httpClient(true)
+	r.want(c, "/", "order", onceAnswer{200, "hello", "", false}, idem, "k", "X-Api-Key", ordersKey)
+	for i := range 10 {
+		r.want(c, "/", "order", onceAnswer{200, "hello", "", false}, idem, fmt.Sprint(i))
+	}
+	r.want(c, "/", "order", onceAnswer{200, "hello", "", true}, idem, "k", "X-Api-Key", ordersKey)
 }
