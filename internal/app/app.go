@@ -105,7 +105,7 @@ type App struct {
 	doctor   doctorRoom
 	nonces   nonces
 	once     onceStores // live through reloads
-	senders  []sender                               // of the outbox's channels
+	senders  []sender   // of the outbox's channels
 }
 
 type reloadResult struct {

@@ -371,7 +371,11 @@ func (p *patient) backendChecks() []doctor.Check {
 				}
 				for _, t := range rt.Upstream.Status() {
 					out = append(out, doctor.Check{Component: "backend", Target: t.Target, Run: func(ctx context.Context) doctor.Result {
-						return backendResult(ctx, t.Target, t.LastError)
+						r := backendResult(ctx, t.Target, t.LastError)
+						if !t.Up && r.Status == doctor.Pass {
+							return doctor.Odd("look at the application's own log; `proxy health` tells since when", "accepts connections, but is left out: %s", t.LastError)
+						}
+						return r
 					}})
 				}
 			}

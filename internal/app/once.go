@@ -10,7 +10,9 @@ import (
 
 // onceStores keep the answers to requests that may be sent again: those of
 // known callers, and those of strangers in a smaller room of their own.
-type onceStores struct{ callers, strangers *idempotency.Store[proxy.StoredAnswer] }
+type onceStores struct {
+	callers, strangers *idempotency.Store[proxy.StoredAnswer]
+}
 
 func newOnceStores(reg prometheus.Registerer) onceStores {
 	who := func(name string) prometheus.Registerer {
