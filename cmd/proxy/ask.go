@@ -81,3 +81,25 @@ func (a *asking) despite(refused error, token string) (addr, _ string, ok bool) 
 	}
 	return admin.Listen, token, true
 }
+
+// runningOrStored asks the running postern, or reads what is stored when none
+// runs; then note says so, and holds ends its sentence.
+func runningOrStored[T any](ctx context.Context, ask *asking, running func(ctx context.Context, addr, token string) ([]T, error),
+	stored func(*config.Config) ([]T, error), holds string) (list []T, note string, err error) {
+	addr, token, cfg, err := ask.where()
+	if err != nil {
+		return nil, "", err
+	}
+	note = "admin.listen is off, so a running postern cannot be asked"
+	if addr != "" {
+		ctx, cancel := context.WithTimeout(ctx, ask.timeout)
+		defer cancel()
+		list, err := running(ctx, addr, token)
+		if err == nil || cfg == nil || !app.NobodyAnswers(err) {
+			return list, "", err
+		}
+		note = "postern is not running (nobody answers at " + addr + ")"
+	}
+	list, err = stored(cfg)
+	return list, note + "; this is what " + cfg.Data + holds, err
+}

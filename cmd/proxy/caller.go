@@ -179,22 +179,7 @@ certificate that is good: make one with add).`,
 // listCallers asks the running postern, or reads the disk when none runs; then
 // note says so.
 func listCallers(ctx context.Context, ask *asking) (list []app.CallerInfo, note string, err error) {
-	addr, token, cfg, err := ask.where()
-	if err != nil {
-		return nil, "", err
-	}
-	note = "admin.listen is off, so a running postern cannot be asked"
-	if addr != "" {
-		ctx, cancel := context.WithTimeout(ctx, ask.timeout)
-		defer cancel()
-		list, err := app.Callers(ctx, addr, token)
-		if err == nil || cfg == nil || !app.NobodyAnswers(err) {
-			return list, "", err
-		}
-		note = "postern is not running (nobody answers at " + addr + ")"
-	}
-	list, err = app.StoredCallers(cfg)
-	return list, note + "; this is what " + cfg.Data + " and the configuration hold", err
+	return runningOrStored(ctx, ask, app.Callers, app.StoredCallers, " and the configuration hold")
 }
 
 func newCallerTest() *cobra.Command {

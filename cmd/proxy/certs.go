@@ -64,22 +64,7 @@ otherwise, whatever state the certificates are in: that is what health is for.`,
 // listCerts asks the running postern, or reads the disk when none runs; then
 // note says so.
 func listCerts(ctx context.Context, ask *asking) (list []app.Cert, note string, err error) {
-	addr, token, cfg, err := ask.where()
-	if err != nil {
-		return nil, "", err
-	}
-	note = "admin.listen is off, so a running postern cannot be asked"
-	if addr != "" {
-		ctx, cancel := context.WithTimeout(ctx, ask.timeout)
-		defer cancel()
-		list, err := app.Certs(ctx, addr, token)
-		if err == nil || cfg == nil || !app.NobodyAnswers(err) {
-			return list, "", err
-		}
-		note = "postern is not running (nobody answers at " + addr + ")"
-	}
-	list, err = app.StoredCerts(cfg)
-	return list, note + "; this is what " + cfg.Data + " holds", err
+	return runningOrStored(ctx, ask, app.Certs, app.StoredCerts, " holds")
 }
 
 func newCertsRenew() *cobra.Command {

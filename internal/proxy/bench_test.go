@@ -11,7 +11,6 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"testing"
-	"time"
 )
 
 // BenchmarkProxy is the cost of one keep-alive request with a small answer,
@@ -116,23 +115,4 @@ func wrote(c net.Conn, p []byte) error {
 	return err
 }
 
-func benchWire(b *testing.B, c net.Conn) {
-	_ = c.SetDeadline(time.Time{})
-	request := []byte("GET / HTTP/1.1\r\nHost: a.test\r\nUser-Agent: bench\r\nAccept: */*\r\n\r\n")
-	var buf [4096]byte
-	b.ReportAllocs()
-	cpu := cpuTime()
-	for b.Loop() {
-		if wrote(c, request) != nil {
-			b.Fatal("the connection is gone")
-		}
-		for n := 0; !bytes.HasSuffix(buf[:n], []byte("12345}")); {
-			m, err := c.Read(buf[n:])
-			if err != nil {
-				b.Fatal(err)
-			}
-			n += m
-		}
-	}
-	b.ReportMetric(float64((cpuTime()-cpu).Microseconds())/float64(b.N), "cpu-µs/op")
-}
+func benchWire(b *testing.B, c net.Conn) { benchFields(b, c, "") }

@@ -242,7 +242,8 @@ func (t *post) decide(f Facts, now time.Time) {
 	}
 }
 
-// due is how long until the next attempt: 0 for now, negative for none.
+// due is how long until the next attempt: 0 means at once, a negative time that
+// there is none to make.
 func (t *post) due(now time.Time) time.Duration {
 	switch {
 	case t.busy, t.want.Updated == "", same(t.want, t.held) && t.held.Updated != "":
